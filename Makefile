@@ -1,0 +1,39 @@
+PYTHON ?= python3
+KERAS_BACKEND ?= tensorflow
+export KERAS_BACKEND
+
+# The small build where there is one; `pip install keras-dropouts[tensorflow]` takes the usual one.
+ifeq ($(shell uname -sm),Linux x86_64)
+tensorflow := tensorflow-cpu
+else
+tensorflow := tensorflow
+endif
+jax := jax
+torch := torch==2.13.0
+
+.PHONY: compare test test-all lint
+
+compare: .venv/tensorflow
+	.venv/bin/python -m keras_dropouts compare $(ARGS)
+
+test: .venv/$(KERAS_BACKEND)
+	.venv/bin/python -m pytest -q -n 2 $(ARGS)
+
+test-all:
+	$(MAKE) test KERAS_BACKEND=tensorflow
+	$(MAKE) test KERAS_BACKEND=jax
+	$(MAKE) test KERAS_BACKEND=torch
+
+lint: .venv/tensorflow
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+# TensorFlow comes first: saving for serving needs it on JAX too.
+.venv/tensorflow: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet $(tensorflow) --editable .[test]
+	touch $@
+
+.venv/%: .venv/tensorflow
+	.venv/bin/pip install --quiet $($*)
+	touch $@

@@ -1,0 +1,15 @@
+"""Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
+
+from keras_dropouts.dropout import Dropout
+from keras_dropouts.gaussian_dropout import GaussianDropout
+from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
+from keras_dropouts.timestep_dropout import TimestepDropout
+
+__all__ = [
+    "Dropout",
+    "GaussianDropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "TimestepDropout",
+]

@@ -1,0 +1,167 @@
+"""What every layer shares: the training switch, the rate, the random state, the config."""
+
+import math
+import numbers
+import weakref
+
+import keras
+import numpy as np
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_dropouts import random
+
+STATE = "random_state"
+
+
+class RandomLayer(keras.layers.Layer):
+    """Base of the layers that multiply their input by random numbers while training.
+
+    In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
+    the input. A subclass says which multiplier, by overriding one of two hooks:
+
+    - `_keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
+    - `_multiply(inputs, key, rate)`: the whole product, for noise that is no mask.
+
+    Both must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass calls them
+    again, with the gradient as `inputs`, instead of keeping what they drew.
+
+    Args:
+        rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
+            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped.
+        seed: `None`, or an integer in `[0, 2**32)`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: Where `rate` or `seed` is not as described.
+    """
+
+    # The largest rate the method has a meaning for.
+    max_rate = 1.0
+
+    def __init__(self, rate, seed=None, **kwargs):
+        # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
+        keras.layers.Layer.__init__(self, **kwargs)
+        self._rate = self._checked_rate(rate)
+        self.seed = checked_seed(seed)
+        self._random_state = random.RandomState(self.seed, math.nan if self._scheduled else self._rate)
+        # Models whose compiled training step holds this layer's state, see `rate`.
+        self._models = weakref.WeakSet()
+        self.supports_masking = True
+
+    @property
+    def rate(self):
+        """The rate, or its schedule. A number set here takes effect at the next batch, in compiled code too."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate):
+        rate = self._checked_rate(rate)
+        if isinstance(rate, LearningRateSchedule):
+            raise ValueError(
+                f"A schedule for `rate` must be given when the layer is made; compiled code would not see it now. "
+                f"Allowed here: a number in [0, {self.max_rate:g}]. Received: rate={rate!r}"
+            )
+        self._rate = rate
+        for model in self._models:
+            model.jax_state_sync()
+        self._random_state.write(rate=rate)
+
+    @property
+    def _scheduled(self):
+        return isinstance(self._rate, LearningRateSchedule)
+
+    def _checked_rate(self, rate):
+        value = rate
+        if isinstance(rate, LearningRateSchedule):
+            value = float(ops.convert_to_numpy(rate(0)))
+        allowed = f"a number in [0, {self.max_rate:g}" + ("]" if self.max_rate == 1 else ")")
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not real or not 0 <= value <= self.max_rate:
+            raise ValueError(
+                f"`rate` must be {allowed}, or a keras.optimizers.schedules.LearningRateSchedule of such numbers. "
+                f"Received: rate={rate!r}"
+            )
+        return rate if value is not rate else float(rate)
+
+    def call(self, inputs, training=False):
+        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+            raise ValueError(
+                f"`inputs` of {self.__class__.__name__} must be of a floating-point type. "
+                f"Received: inputs of dtype {inputs.dtype}"
+            )
+        if not training:
+            return self._infer(inputs)
+        return random.recomputed(self._multiply, inputs, *self._next_draw())
+
+    def _infer(self, inputs):
+        return inputs
+
+    def _next_draw(self):
+        """Returns the key and the rate (a float32 scalar) of this call, and counts it."""
+        model = self._get_call_context().entry_layer
+        if hasattr(model, "jax_state_sync"):
+            self._models.add(model)
+        state = self._random_state.next()
+        return random.key_of(state), self._rate_at(state)
+
+    def _rate_at(self, state):
+        rate = random.rate_of(state)
+        if self._scheduled:
+            scheduled = ops.cast(self._rate(random.calls_of(state)), "float32")
+            # A number set later has taken the place of the NaN that stands for the schedule.
+            rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
+        return rate
+
+    def _multiply(self, inputs, key, rate):
+        return random.select(*self._keep_mask(inputs, key, rate), inputs)
+
+    def _keep_mask(self, inputs, key, rate):
+        """Returns a boolean tensor that broadcasts to `inputs`, and the scale of what is kept."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate
+        return {**super().get_config(), "rate": rate, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config["rate"], dict):
+            config = {**config, "rate": keras.saving.deserialize_keras_object(config["rate"])}
+        return super().from_config(config)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[STATE] = self._random_state.read()[:2]
+
+    def load_own_variables(self, store):
+        names = set(store.keys())
+        super().load_own_variables({name: store[name] for name in names - {STATE}})
+        # Absent from the files of Keras's own layers of the same name.
+        if STATE in names:
+            seed, calls = np.asarray(store[STATE])
+            self._random_state.write(seed=seed, calls=calls)
+
+
+def checked_seed(seed):
+    """Returns `seed` as a Python integer, or `None`."""
+    if seed is None:
+        return None
+    integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not integer or not 0 <= seed < 2**32:
+        raise ValueError(f"`seed` must be None or an integer in [0, 2**32). Received: seed={seed!r}")
+    return int(seed)
+
+
+def checked_data_format(data_format):
+    """Returns `data_format`, or Keras's own where it is `None`."""
+    if data_format is None:
+        return keras.config.image_data_format()
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(
+            f"`data_format` must be 'channels_first', 'channels_last' or None. Received: data_format={data_format!r}"
+        )
+    return data_format

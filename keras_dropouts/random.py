@@ -1,0 +1,395 @@
+"""Random bits: the same on TensorFlow, JAX and PyTorch, eager and compiled.
+
+This is the only file that asks which backend runs. Its rules:
+
+- Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+  SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
+  (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
+- A block is two 32-bit words, and a word two signed 16-bit draws. A sample of n elements takes q = ceil(n / 4)
+  blocks; its element e is draw e // q of block e % q, in the order low and high half of the first word, low and
+  high half of the second. Runs of elements thus read runs of words, which is what vector units want.
+- Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
+
+A *key* here is a tensor of three 32-bit integers: seed, call and the index of the first sample.
+"""
+
+import functools
+import math
+import statistics
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+    import jax.numpy as jnp
+elif BACKEND == "torch":
+    import torch
+else:
+    raise ImportError(f"keras_dropouts runs on the backends tensorflow, jax and torch. Received: {BACKEND!r}")
+
+# PyTorch shifts and adds only signed integers; the bits are the same.
+WORD = "int32" if BACKEND == "torch" else "uint32"
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+PARITY = 0x1BD11BDA
+# A replica's samples are numbered from replica * 2**20: room for 4096 replicas of a million samples each.
+SAMPLES_PER_REPLICA = 2**20
+
+
+class RandomState(keras.random.SeedGenerator):
+    """What a layer remembers from call to call: its seed, the calls so far, and its rate.
+
+    It is a `keras.random.SeedGenerator` because Keras carries the state of those through compiled training steps on
+    every backend without counting it among a layer's weights.
+
+    Args:
+        seed: An integer in [0, 2**32), or `None` for one from Keras's own source of seeds.
+        rate: A float, held as float32. NaN says that the rate comes from a schedule.
+
+    The state is one variable of three 32-bit integers: `(seed, calls, bits of the rate)`.
+    """
+
+    def __init__(self, seed, rate):
+        super().__init__()
+        if seed is None:
+            seed = int(keras.ops.convert_to_numpy(self.state)[0])
+        words = np.array([seed, 0, _float_bits(rate)], "uint32")
+        self._initial_seed = seed
+        self.state = keras.Variable(
+            self._as_state(words),
+            dtype=self.state.dtype,
+            trainable=False,
+            aggregation=self.state.aggregation,
+            name="random_state",
+        )
+
+    def next(self, ordered=True):
+        """Returns the state as it is, and counts one call."""
+        before = self.state.value * 1
+        self.state.assign(before + keras.ops.convert_to_tensor(np.array([0, 1, 0]), self.state.dtype))
+        return before
+
+    def read(self):
+        """Returns the state as a NumPy array of three uint32."""
+        return keras.ops.convert_to_numpy(self.state).astype("uint32")
+
+    def write(self, seed=None, calls=None, rate=None):
+        """Replaces the parts that are given; takes effect at the next call, in compiled code too."""
+        words = self.read()
+        for i, word in enumerate((seed, calls, None if rate is None else _float_bits(rate))):
+            if word is not None:
+                words[i] = word
+        self.state.assign(self._as_state(words))
+
+    def _as_state(self, words):
+        return words.view("int32") if self.state.dtype == "int32" else words.astype(self.state.dtype)
+
+
+def _float_bits(value):
+    return np.float32(value).view("uint32")
+
+
+def key_of(state):
+    """Returns the key for a state that `RandomState.next` gave: seed, call, and first sample of this replica."""
+    words = _words(state)
+    first_sample = keras.ops.cast(keras.ops.convert_to_tensor(_replica() * SAMPLES_PER_REPLICA), WORD)
+    return keras.ops.concatenate([words[:2], first_sample[None]])
+
+
+def calls_of(state):
+    """Returns the call counter of a state as an int32 scalar."""
+    return keras.ops.cast(state[1], "int32")
+
+
+def rate_of(state):
+    """Returns the rate of a state as a float32 scalar."""
+    bits = _words(state)[2]
+    if BACKEND == "tensorflow":
+        return tf.bitcast(bits, tf.float32)
+    if BACKEND == "jax":
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return bits.view(torch.float32)
+
+
+def _words(state):
+    return keras.ops.cast(state, WORD)
+
+
+def _replica():
+    """The index of this replica where the backend runs one copy of the program's Python or graph for each."""
+    if BACKEND == "tensorflow":
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            return context.replica_id_in_sync_group
+    elif BACKEND == "torch" and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return 0
+
+
+def compiled(function):
+    """Decorates a function of tensors that should run as one loop.
+
+    TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with
+    Python integers among the arguments kept static. PyTorch: runs as it stands; `torch.compile` sees through it.
+    """
+    if BACKEND == "tensorflow":
+        return tf.function(function, jit_compile=True, autograph=False)
+    if BACKEND == "jax":
+
+        @functools.cache
+        def jitted(static):
+            return jax.jit(function, static_argnums=static)
+
+        @functools.wraps(function)
+        def call(*args):
+            return jitted(tuple(i for i, arg in enumerate(args) if isinstance(arg, (int, tuple))))(*args)
+
+        return call
+    return function
+
+
+def _rotate_left(x, distance):
+    if BACKEND == "tensorflow":
+        left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
+        return left | tf.bitwise.right_shift(x, tf.constant(32 - distance, x.dtype))
+    if BACKEND == "jax":
+        return (x << distance) | (x >> (32 - distance))
+    low = (x >> (32 - distance)).bitwise_and_((1 << distance) - 1)
+    return x.bitwise_left_shift_(distance).bitwise_or_(low)
+
+
+def threefry2x32(key, counter, rounds=13):
+    """Encrypts a pair of counter words with a pair of key words (Salmon et al., SC 2011, section 3.2).
+
+    Args:
+        key: Two scalars of 32-bit integers (uint32; int32 on PyTorch).
+        counter: Two tensors of 32-bit integers, of one shape. PyTorch overwrites them with the result.
+        rounds: 20 is the authors' recommendation, 13 their fastest Crush-resistant choice.
+
+    Returns:
+        Two tensors of the counter's shape and dtype.
+    """
+    x0, x1 = counter
+    keys = (*key, key[0] ^ key[1] ^ PARITY)
+    # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
+    x0 += keys[0]
+    x1 += keys[1]
+    for i in range(rounds):
+        x0 += x1
+        x1 = _rotate_left(x1, ROTATIONS[i % 8])
+        x1 ^= x0
+        if i % 4 == 3:
+            injection = i // 4 + 1
+            x0 += keys[injection % 3]
+            x1 += keys[(injection + 1) % 3] + injection
+    return x0, x1
+
+
+def _draws(key, samples, blocks):
+    """Signed 16-bit draws of shape (samples, 2, 2, blocks): int16 on PyTorch, else int32."""
+    if BACKEND == "torch":
+        words = torch.empty((2, samples, blocks), dtype=torch.int32, device=key.device)
+        words[0] = torch.arange(blocks, device=key.device)
+        words[1] = (torch.arange(samples, device=key.device) + key[2])[:, None]
+        threefry2x32((key[0], key[1]), (words[0], words[1]))
+        return words.view(torch.int16).view(2, samples, blocks, 2).permute(1, 0, 3, 2)
+    if BACKEND == "tensorflow":
+        block, sample = tf.range(blocks)[None], tf.range(samples)[:, None]
+        block, sample = (tf.cast(tf.broadcast_to(i, (samples, blocks)), tf.uint32) for i in (block, sample))
+        words = tf.stack(threefry2x32((key[0], key[1]), (block, sample + key[2])), 1)
+        halves = tf.bitwise.left_shift(tf.bitcast(words, tf.int32)[:, :, None], tf.constant([[16], [0]]))
+        return tf.bitwise.right_shift(halves, tf.constant(16))
+    block, sample = (jax.lax.broadcasted_iota(jnp.uint32, (samples, blocks), axis) for axis in (1, 0))
+    words = jnp.stack(threefry2x32((key[0], key[1]), (block, sample + key[2])), 1)
+    halves = jax.lax.bitcast_convert_type(words, jnp.int32)[:, :, None] << np.array([[16], [0]], "int32")
+    return halves >> 16
+
+
+@compiled
+def _keep(key, threshold, samples, blocks):
+    draws = _draws(key, samples, blocks)
+    if BACKEND != "torch":
+        return draws >= threshold - 32768
+    # In the draws' own 16 bits, which cannot hold the threshold that drops everything.
+    keep = torch.empty(draws.shape, dtype=torch.bool, device=draws.device)
+    torch.ge(draws, (threshold - 32768).clamp(max=32767), out=keep)
+    keep.view(torch.uint8).bitwise_and_((threshold < 65536).to(torch.uint8))
+    return keep
+
+
+@compiled
+def _uniform(key, samples, blocks):
+    return (2 * keras.ops.cast(_draws(key, samples, blocks), "float32") + 1) / 65536
+
+
+@compiled
+def _normal(key, samples, blocks):
+    draws = _draws(key, samples, blocks)
+    table = _normal_quantiles()
+    if BACKEND == "tensorflow":
+        return tf.gather(table, draws + 32768)
+    if BACKEND == "jax":
+        return jnp.asarray(table)[draws + 32768]
+    draws = draws.to(torch.int32, memory_format=torch.contiguous_format).add_(32768)
+    return torch.from_numpy(table).to(draws.device).index_select(0, draws.view(-1)).view(draws.shape)
+
+
+@functools.cache
+def _normal_quantiles():
+    """The normal distribution in 65536 equally likely values, in float32: mean 0 and variance 1 exactly."""
+    normal = statistics.NormalDist()
+    upper = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
+    upper /= np.sqrt(np.mean(upper**2))
+    return np.concatenate([-upper[::-1], upper]).astype("float32")
+
+
+def _filled(kernel, key, shape, *args):
+    """Runs a kernel for a tensor of `shape`, whose entries may be scalar tensors on TensorFlow."""
+    samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
+    blocks = (size + 3) // 4
+    if BACKEND == "tensorflow":
+        # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave.
+        stable = tf.inside_function() and isinstance(blocks, int)
+        drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks if stable else _bucket(blocks))))
+        if not stable:
+            drawn = drawn[..., :blocks]
+    else:
+        drawn = kernel(key, *args, samples, blocks)
+    if BACKEND == "jax":
+        # Without it XLA draws the bits again for every element that a broadcast mask covers.
+        drawn = jax.lax.optimization_barrier(drawn)
+    drawn = keras.ops.reshape(drawn, (samples, 4 * blocks))
+    if not isinstance(size, int) or size % 4:
+        drawn = drawn[:, :size]
+    return keras.ops.reshape(drawn, shape)
+
+
+def _bucket(n):
+    """The next number of the form 2**k or 3 * 2**k."""
+    n = tf.maximum(n, 1)
+    unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
+    return (n + unit - 1) // unit * unit
+
+
+def threshold_of(rate):
+    """The rate in 65536ths, an int32 scalar: every rate that masks draw is a multiple of 2**-16."""
+    return keras.ops.cast(keras.ops.round(rate * 65536), "int32")
+
+
+def keep_probability(rate):
+    """The probability with which `keep_mask` keeps an element, a float32 scalar."""
+    return keras.ops.cast(65536 - threshold_of(rate), "float32") / 65536
+
+
+def keep_scale(rate):
+    """The inverse of `keep_probability`, or 0 where that is 0."""
+    keep = keep_probability(rate)
+    return keras.ops.where(keep > 0, 1 / keras.ops.maximum(keep, 2**-16), 0.0)
+
+
+def keep_mask(key, shape, rate):
+    """Draws which elements to keep.
+
+    Args:
+        key: What `key_of` gave.
+        shape: The mask's shape. Its first axis counts samples.
+        rate: Float32 scalar tensor, the probability of dropping; taken to the nearest 2**-16.
+
+    Returns:
+        A boolean tensor of `shape`.
+    """
+    return _filled(_keep, key, shape, threshold_of(rate))
+
+
+def uniform(key, shape):
+    """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
+    return _filled(_uniform, key, shape)
+
+
+def normal(key, shape):
+    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values, the largest 4.3."""
+    return _filled(_normal, key, shape)
+
+
+def select(keep, scale, inputs):
+    """`inputs * scale` where `keep`, else exactly 0, also where the input is infinite or NaN.
+
+    Args:
+        keep: Boolean tensor that broadcasts to `inputs`.
+        scale: Float scalar tensor.
+        inputs: Float tensor. Types narrower than float32 are scaled in float32: a scale rounded to bfloat16 would
+            shift the mean.
+    """
+    if BACKEND == "torch":
+        zero = torch.zeros((), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
+        return torch.where(keep, inputs, zero).mul_(scale).to(inputs.dtype)
+    if BACKEND == "jax" or not (tf.inside_function() and inputs.shape[1:].is_fully_defined()):
+        return _where(keep, scale, inputs)
+    return _where_compiled(keep, scale, inputs)
+
+
+def _where(keep, scale, inputs):
+    wide = keras.ops.cast(inputs, work_dtype(inputs))
+    scaled = wide * keras.ops.cast(scale, wide.dtype)
+    return keras.ops.cast(keras.ops.where(keep, scaled, keras.ops.zeros_like(scaled)), inputs.dtype)
+
+
+_where_compiled = compiled(_where)
+
+
+def scale(multiplier, inputs):
+    """`inputs * multiplier`, computed in at least float32, in the input's dtype."""
+    product = keras.ops.cast(inputs, work_dtype(inputs)) * keras.ops.cast(multiplier, work_dtype(inputs))
+    return keras.ops.cast(product, inputs.dtype)
+
+
+def work_dtype(inputs):
+    """The type to compute in: the input's own, or float32 where that is narrower."""
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    return dtype if dtype == "float64" else "float32"
+
+
+def recomputed(multiply, inputs, key, rate):
+    """Applies `multiply(inputs, key, rate)` and keeps nothing for the backward pass but `key` and `rate`.
+
+    Args:
+        multiply: A function that multiplies its first argument elementwise by numbers that only the other two decide.
+            The gradient is therefore the same function of the upstream gradient.
+        inputs, key, rate: Its arguments.
+    """
+    if BACKEND == "jax":
+        return jax.checkpoint(multiply)(inputs, key, rate)
+    if BACKEND == "torch":
+        return _Recomputed.apply(inputs, key, rate, multiply)
+
+    @tf.custom_gradient
+    def apply(x):
+        return multiply(x, key, rate), lambda upstream: recomputed(multiply, upstream, key, rate)
+
+    return apply(inputs)
+
+
+if BACKEND == "torch":
+
+    class _Recomputed(torch.autograd.Function):
+        @staticmethod
+        def forward(inputs, key, rate, multiply):
+            return multiply(inputs, key, rate)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, key, rate, ctx.multiply = inputs
+            ctx.save_for_backward(key, rate)
+            ctx.save_for_forward(key, rate)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return recomputed(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
+
+        @staticmethod
+        def jvp(ctx, tangent, *_):
+            return recomputed(ctx.multiply, tangent, *ctx.saved_tensors)
