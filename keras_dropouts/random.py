@@ -215,8 +215,9 @@ def _keep(key, threshold, samples, blocks):
     if BACKEND != "torch":
         return draws >= threshold - 32768
     # In the draws' own 16 bits, which cannot hold the threshold that drops everything.
-    keep = torch.empty(draws.shape, dtype=torch.bool, device=draws.device)
-    torch.ge(draws, (threshold - 32768).clamp(max=32767), out=keep)
+    # Straight into the order of the elements, but not in torch.compile, which loses an out's strides.
+    out = None if torch.compiler.is_compiling() else torch.empty(draws.shape, dtype=torch.bool, device=draws.device)
+    keep = torch.ge(draws, (threshold - 32768).clamp(max=32767), out=out).contiguous()
     keep.view(torch.uint8).bitwise_and_((threshold < 65536).to(torch.uint8))
     return keep
 
@@ -229,22 +230,23 @@ def _uniform(key, samples, blocks):
 @compiled
 def _normal(key, samples, blocks):
     draws = _draws(key, samples, blocks)
-    table = _normal_quantiles()
     if BACKEND == "tensorflow":
-        return tf.gather(table, draws + 32768)
+        return tf.gather(NORMALS, draws + 32768)
     if BACKEND == "jax":
-        return jnp.asarray(table)[draws + 32768]
+        return jnp.asarray(NORMALS)[draws + 32768]
     draws = draws.to(torch.int32, memory_format=torch.contiguous_format).add_(32768)
-    return torch.from_numpy(table).to(draws.device).index_select(0, draws.view(-1)).view(draws.shape)
+    return torch.from_numpy(NORMALS).to(draws.device).index_select(0, draws.view(-1)).view(draws.shape)
 
 
-@functools.cache
-def _normal_quantiles():
+def _equally_likely_normals():
     """The normal distribution in 65536 equally likely values, in float32: mean 0 and variance 1 exactly."""
     normal = statistics.NormalDist()
     upper = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
     upper /= np.sqrt(np.mean(upper**2))
     return np.concatenate([-upper[::-1], upper]).astype("float32")
+
+
+NORMALS = _equally_likely_normals()
 
 
 def _filled(kernel, key, shape, *args):

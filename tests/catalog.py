@@ -1,0 +1,81 @@
+"""The layers the laws hold for, one row each, with the facts the laws need."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+import keras_dropouts as kd
+
+
+def nearest(rate):
+    """The rate that a mask drawn with 16 bits an element has."""
+    return round(float(np.float32(rate)) * 65536) / 65536
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A layer and its facts.
+
+    Attributes:
+        layer: The class.
+        shape: The shape of an input, not square, not a multiple of 4.
+        golden: What `digest` gives, on every backend.
+        drops: What one draw decides, for README.
+        arguments: The constructor's arguments but for the parameter and the seed.
+        parameter: The name of the argument that says how much.
+        tied: The axes along which one draw serves.
+        mask: Whether the multiplier is 0 or one number. Else it is noise of mean 1.
+        std: The multiplier's standard deviation at a rate.
+        max_rate: The largest value allowed; itself excluded where it is not attained.
+        accepts_max: Whether it is attained.
+        elementwise: Whether the output is the input times the multiplier, and inference the identity.
+    """
+
+    layer: type
+    shape: tuple
+    golden: str
+    drops: str
+    arguments: dict = dataclasses.field(default_factory=dict)
+    parameter: str = "rate"
+    tied: tuple = ()
+    mask: bool = True
+    std: Callable = lambda rate: math.sqrt(nearest(rate) / (1 - nearest(rate)))
+    max_rate: float = 1.0
+    accepts_max: bool = True
+    elementwise: bool = True
+
+    def make(self, rate, seed=7, **kwargs):
+        return self.layer(**{self.parameter: rate, "seed": seed, **self.arguments, **kwargs})
+
+    def groups(self, shape):
+        """How many independent draws an input of `shape` takes."""
+        return math.prod(n for axis, n in enumerate(shape) if axis not in self.tied)
+
+    def __str__(self):
+        return self.layer.__name__
+
+
+ROWS = [
+    Row(kd.Dropout, shape=(3, 5, 7), golden="f2791a37cf3e626c", drops="elements"),
+    Row(kd.TimestepDropout, shape=(3, 7, 5), golden="b6f8378542778bed", drops="timesteps", tied=(2,)),
+    Row(kd.SpatialDropout1D, shape=(3, 7, 5), golden="33a68f620d12b787", drops="channels of a sequence", tied=(1,)),
+    Row(kd.SpatialDropout2D, shape=(3, 5, 7, 6), golden="2399bd010dddce06", drops="channels of an image", tied=(1, 2)),
+    Row(
+        kd.SpatialDropout3D,
+        shape=(3, 2, 5, 3, 6),
+        golden="d02947c616b48e65",
+        drops="channels of a volume",
+        tied=(1, 2, 3),
+    ),
+    Row(
+        kd.GaussianDropout,
+        shape=(3, 5, 7),
+        golden="76317c8430f05b55",
+        drops="nothing: multiplies elements by Gaussian noise",
+        mask=False,
+        std=lambda rate: math.sqrt(rate / (1 - rate)),
+        accepts_max=False,
+    ),
+]
