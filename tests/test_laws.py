@@ -1,0 +1,496 @@
+"""What holds for every layer. A law never names a layer; a row of the catalogue says what it needs."""
+
+import keras
+import numpy as np
+import pytest
+from backend import BACKEND, compiled_calls, digest, multiplier, to_numpy, train, value_and_gradient
+from catalog import ROWS, nearest
+from keras import ops
+from keras.optimizers.schedules import PiecewiseConstantDecay
+
+every = pytest.mark.parametrize("row", ROWS, ids=str)
+elementwise = pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise], ids=str)
+masking = pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise and row.mask], ids=str)
+SIGMAS = 4.5
+
+
+def normal_inputs(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def compute_dtype(policy):
+    return keras.DTypePolicy(policy).compute_dtype
+
+
+def in_dtype(x, dtype):
+    """float32 numbers, rounded to a narrower type."""
+    return to_numpy(ops.cast(x, dtype))
+
+
+def wide(row, elements):
+    """The row's shape with as many samples as make about so many elements."""
+    return (elements // int(np.prod(row.shape[1:])), *row.shape[1:])
+
+
+# 1. Identity
+
+
+@elementwise
+def test_inference_is_the_identity(row, policy):
+    x = normal_inputs(row.shape)
+    layer = row.make(0.5, dtype=policy)
+    expected = in_dtype(x, layer.compute_dtype)
+    np.testing.assert_array_equal(to_numpy(layer(x)), expected)
+    np.testing.assert_array_equal(to_numpy(layer(x, training=False)), expected)
+
+
+@elementwise
+def test_rate_0_is_the_identity(row, policy):
+    x = normal_inputs(row.shape)
+    layer = row.make(0, dtype=policy)
+    np.testing.assert_array_equal(train(layer, x), in_dtype(x, layer.compute_dtype))
+
+
+# 2. Support
+
+
+@masking
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_mask_is_0_or_the_inverse_of_keep(row, rate, policy):
+    m = multiplier(row.make(rate, dtype=policy), wide(row, 4000))
+    kept = in_dtype(np.float32(1 / (1 - nearest(rate))), compute_dtype(policy))
+    assert set(np.unique(m)) == {np.float32(0), np.float32(kept)}
+
+
+@elementwise
+def test_one_draw_serves_the_tied_axes_and_no_others(row, policy):
+    m = multiplier(row.make(0.5, dtype=policy), wide(row, 4000))
+    for axis in range(m.ndim):
+        assert (np.ptp(m, axis=axis) == 0).all() == (axis in row.tied)
+
+
+# 3. Mean and rate
+
+
+@masking
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
+def test_the_rate_is_right(row, rate, policy):
+    shape = wide(row, 400_000)
+    m = multiplier(row.make(rate, dtype=policy), shape)
+    groups = row.groups(shape)
+    dropped = (m == 0).mean()
+    assert abs(dropped - rate) < SIGMAS * np.sqrt(rate * (1 - rate) / groups)
+
+
+@elementwise
+@pytest.mark.parametrize("rate", [0.001, 0.2, 0.5, 0.9])
+def test_the_mean_is_1_and_the_spread_is_right(row, rate, policy):
+    shape = wide(row, 400_000)
+    m = multiplier(row.make(rate, dtype=policy), shape).astype("float64")
+    groups = row.groups(shape)
+    # A mask's two values are known to the last bit (law 2); what the type's rounding of the larger does is not noise.
+    scale = 1 / (1 - nearest(rate)) / m.max() if row.mask else 1
+    assert abs(m.mean() * scale - 1) < SIGMAS * row.std(rate) / np.sqrt(groups)
+    if not row.mask:
+        rounding = float(ml_epsilon(policy))
+        assert abs(m.std() / row.std(rate) - 1) < SIGMAS / np.sqrt(groups) + rounding / row.std(rate)
+
+
+def ml_epsilon(policy):
+    return {"float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}[compute_dtype(policy)]
+
+
+# 4. Gradient
+
+
+@elementwise
+def test_the_gradient_is_the_same_multiplier(row, policy):
+    x, upstream = (in_dtype(normal_inputs(row.shape, i), compute_dtype(policy)) for i in (1, 2))
+    m = multiplier(row.make(0.5), row.shape)
+    layer = row.make(0.5, dtype=policy)
+    y, gradient = value_and_gradient(lambda x: layer(x, training=True), x, upstream)
+    np.testing.assert_allclose(y, in_dtype(x * m, layer.compute_dtype), rtol=ml_epsilon(policy))
+    np.testing.assert_allclose(gradient, in_dtype(upstream * m, layer.compute_dtype), rtol=ml_epsilon(policy))
+    assert ((y == 0) == (m == 0)).all()
+
+
+@elementwise
+def test_each_call_has_its_own_gradient(row):
+    layer, twin = row.make(0.5), row.make(0.5)
+    upstream = np.ones(row.shape, "float32")
+    multipliers = [multiplier(twin, row.shape) for _ in range(2)]
+    y, gradient = value_and_gradient(
+        lambda x: layer(x, training=True) + 2 * layer(x, training=True), np.ones(row.shape, "float32"), upstream
+    )
+    np.testing.assert_allclose(gradient, multipliers[0] + 2 * multipliers[1], rtol=1e-6)
+    np.testing.assert_allclose(y, gradient, rtol=1e-6)
+
+
+# 5. Streams
+
+
+@every
+def test_the_bits_are_those_of_every_backend(row):
+    assert digest(row) == row.golden
+
+
+def independent(one, other, groups):
+    one, other = (m.astype("float64").ravel() for m in (one, other))
+    return abs(np.corrcoef(one, other)[0, 1]) < SIGMAS / np.sqrt(groups)
+
+
+@elementwise
+def test_calls_and_seeds_are_independent(row):
+    shape = wide(row, 40_000)
+    groups = row.groups(shape)
+    layers = [row.make(0.5, seed=seed) for seed in (1, 2, 2**32 - 1)]
+    draws = {(i, call): multiplier(layer, shape) for call in (1, 2, 3) for i, layer in enumerate(layers)}
+    pairs = [(a, b) for a in draws for b in draws if a < b]
+    # Among them (seed 1, call 2) and (seed 2, call 1), which stock Keras draws alike on PyTorch.
+    assert [pair for pair in pairs if not independent(*(draws[i] for i in pair), groups)] == []
+
+
+@elementwise
+def test_the_same_seed_gives_the_same_draws(row):
+    seeds = (5, np.int64(5), np.uint8(5))
+    draws = [multiplier(row.make(0.5, seed=seed), row.shape) for seed in seeds]
+    assert all((m == draws[0]).all() for m in draws)
+
+
+@elementwise
+def test_without_a_seed_layers_differ(row):
+    shape = wide(row, 4000)
+    assert (multiplier(row.make(0.5, seed=None), shape) != multiplier(row.make(0.5, seed=None), shape)).any()
+
+
+@elementwise
+def test_a_sample_does_not_depend_on_the_batch(row):
+    few, many = (multiplier(row.make(0.5), (n, *row.shape[1:])) for n in (3, 8))
+    if row.mask:
+        few, many = few != 0, many != 0
+    np.testing.assert_array_equal(few, many[:3])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+@elementwise
+def test_replicas_are_independent(row):
+    import tensorflow as tf
+
+    shape = wide(row, 40_000)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        layer = row.make(0.5)
+
+    @tf.function
+    def step():
+        return strategy.run(lambda: layer(tf.ones(shape), training=True))
+
+    draws = [[to_numpy(m) for m in strategy.experimental_local_results(step())] for _ in range(2)]
+    streams = [m for call in draws for m in call]
+    assert len(streams) == 4
+    for i, one in enumerate(streams):
+        assert all(independent(one, other, row.groups(shape)) for other in streams[:i])
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX shards one program over its devices")
+@elementwise
+def test_sharding_does_not_change_the_draws(row):
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    shape = (4, *row.shape[1:])
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jax.device_put(np.ones(shape, "float32"), NamedSharding(mesh, PartitionSpec("batch")))
+    assert len(x.addressable_shards) == 2
+    (sharded,) = compiled_calls(row.make(0.5), [x])
+    np.testing.assert_array_equal(sharded, multiplier(row.make(0.5), shape))
+
+
+# 6. Config and files
+
+
+@every
+def test_config_round_trip(row, policy):
+    layer = row.make(0.25, dtype=policy, name="it", trainable=False)
+    twin = type(layer).from_config(layer.get_config())
+    assert twin.get_config() == layer.get_config()
+    assert (twin.dtype_policy.name, twin.trainable, twin.name) == (policy, False, "it")
+    x = normal_inputs(row.shape)
+    np.testing.assert_array_equal(train(twin, x), train(layer, x))
+
+
+def small_model(row, rate=0.5, head="zeros", **kwargs):
+    layer = row.make(rate, name="it", **kwargs)
+    head = keras.layers.Dense(1, kernel_initializer=head)
+    model = keras.Sequential([keras.Input(row.shape[1:]), layer, keras.layers.Flatten(), head])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def next_draw(model, row):
+    return train(model.get_layer("it"), normal_inputs(row.shape))
+
+
+@every
+def test_a_saved_model_goes_on_where_it_was(row, tmp_path):
+    model = small_model(row, seed=None)
+    x = normal_inputs(row.shape)
+    for _ in range(3):
+        model(x, training=True)
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    other = small_model(row, seed=None)
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert loaded.get_layer("it").get_config() == model.get_layer("it").get_config()
+    np.testing.assert_array_equal(to_numpy(loaded(x)), to_numpy(model(x)))
+    expected = next_draw(model, row)
+    np.testing.assert_array_equal(next_draw(loaded, row), expected)
+    np.testing.assert_array_equal(next_draw(other, row), expected)
+
+
+@every
+def test_the_random_state_is_no_weight(row):
+    bare = row.make(0.5)
+    bare.build(row.shape)
+    assert not any("random" in v.path for v in bare.weights)
+    assert any("random" in v.path for v in bare.variables)
+    assert len(small_model(row).get_weights()) == 2 + len(bare.get_weights())
+
+
+@elementwise
+def test_a_file_without_random_state_loads(row, tmp_path):
+    plain = keras.Sequential([keras.Input(row.shape[1:]), keras.layers.Dropout(0.5), keras.layers.Flatten()])
+    plain.add(keras.layers.Dense(1))
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    model = small_model(row)
+    model.load_weights(tmp_path / "plain.weights.h5")
+    np.testing.assert_array_equal(model.get_weights()[0], plain.get_weights()[0])
+
+
+@every
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras writes SavedModels on TensorFlow and JAX only")
+def test_export(row, tmp_path):
+    import tensorflow as tf
+
+    model = small_model(row, head="ones")
+    x = normal_inputs(row.shape)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.serve(x).numpy(), to_numpy(model(x)), rtol=1e-5, atol=1e-5)
+
+
+# 7. Compiled is eager
+
+
+@every
+@pytest.mark.parametrize("jit_compile", [False, True] if BACKEND == "tensorflow" else [False])
+def test_compiled_is_eager(row, jit_compile):
+    inputs = [normal_inputs((n, *row.shape[1:]), seed=n) for n in (3, 3, 2)]
+    layer = row.make(0.3)
+    eager = [train(layer, x) for x in inputs]
+    compiled = compiled_calls(row.make(0.3), inputs, jit_compile)
+    for one, other in zip(compiled, eager, strict=True):
+        if row.mask and row.elementwise:
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, layers):
+        super().__init__()
+        self.parts = layers
+
+    def call(self, x, training=False):
+        for part in self.parts:
+            x = part(x, training=training) if part.name == "it" else part(x)
+        return x
+
+
+def built(style, row, rate):
+    layers = [row.make(rate, name="it"), keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer="ones")]
+    if style == "sequential":
+        return keras.Sequential(layers)
+    if style == "subclassed":
+        return Subclassed(layers)
+    x = inputs = keras.Input(row.shape[1:])
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@every
+@pytest.mark.parametrize("style", ["sequential", "functional", "subclassed"])
+def test_fit_trains_and_evaluate_and_predict_do_not_drop(row, style):
+    x, y = normal_inputs((7, *row.shape[1:])), np.zeros((7, 1), "float32")
+    losses = []
+    for run_eagerly in (False, True):
+        model = built(style, row, 0.5)
+        model.compile(keras.optimizers.SGD(1e-6), "mse", run_eagerly=run_eagerly)
+        # The last batch is short.
+        losses.append(model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    expected = to_numpy(model(x))
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), np.mean(expected**2), rtol=1e-4)
+    if row.elementwise:
+        untouched = built(style, row, 0)
+        untouched(x)
+        untouched.set_weights(model.get_weights())
+        np.testing.assert_allclose(to_numpy(untouched(x)), expected, rtol=1e-6)
+        assert abs(losses[0][0] - np.mean(expected**2)) > 1e-3
+
+
+# 8. Time: resuming, a late rate, schedules
+
+
+@every
+def test_resuming_is_exact(row, tmp_path):
+    x = normal_inputs((7, *row.shape[1:]))
+    y = x.reshape(7, -1).mean(1, keepdims=True)
+
+    def fit(model, epochs):
+        model.fit(x, y, batch_size=4, epochs=epochs, shuffle=False, verbose=0)
+
+    whole, halves = small_model(row), small_model(row)
+    fit(whole, 4)
+    fit(halves, 2)
+    halves.save(tmp_path / "half.keras")
+    resumed = keras.saving.load_model(tmp_path / "half.keras")
+    fit(resumed, 2)
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(next_draw(resumed, row), next_draw(whole, row))
+
+
+class SetRate(keras.callbacks.Callback):
+    """Sets a rate after the first batch of an epoch, and keeps each batch's loss."""
+
+    def __init__(self, row, rate):
+        super().__init__()
+        self.row, self.rate, self.losses = row, rate, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.sum = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 0:
+            setattr(self.model.get_layer("it"), self.row.parameter, self.rate)
+        # Keras reports the mean since the epoch's beginning.
+        total = logs["loss"] * (batch + 1)
+        self.losses.append(total - self.sum)
+        self.sum = total
+
+
+@elementwise
+@pytest.mark.parametrize("before, after", [(0.5, 0.0), (0.0, 0.5)])
+def test_a_rate_set_late_takes_effect_at_the_next_batch(row, before, after):
+    model = small_model(row, rate=before, head="ones")
+    model.compile(keras.optimizers.SGD(0.0), "mae")
+    x = np.ones((9, *row.shape[1:]), "float32")
+    whole = x[0].size
+    callback = SetRate(row, after)
+    model.fit(x, np.zeros((9, 1)), batch_size=3, epochs=1, verbose=0, callbacks=[callback])
+    undisturbed = np.isclose(callback.losses, whole, rtol=1e-5)
+    assert undisturbed.tolist() == ([True, False, False] if before == 0 else [False, True, True])
+    setattr(model.get_layer("it"), row.parameter, before)
+    loss = model.fit(x, np.zeros((9, 1)), batch_size=3, verbose=0).history["loss"][0]
+    assert np.isclose(loss, whole, rtol=1e-5) == (before == 0)
+
+
+@elementwise
+def test_a_schedule_counts_calls(row, tmp_path):
+    schedule = PiecewiseConstantDecay([1], [0.0, 0.5])
+    x = np.ones(wide(row, 500), "float32")
+    layer = row.make(schedule)
+    outputs = {
+        "eager": [train(layer, x) for _ in range(4)],
+        "compiled": compiled_calls(row.make(schedule), [x] * 4),
+        "round trip": [train(type(layer).from_config(layer.get_config()), x)] * 2 + [train(layer, x)],
+    }
+    for ys in outputs.values():
+        assert [(y == 1).all() for y in ys] == [True, True, False, False][: len(ys)]
+    np.testing.assert_allclose(outputs["eager"], outputs["compiled"], rtol=1e-6)
+    setattr(layer, row.parameter, 0)
+    assert (train(layer, x) == 1).all()
+
+
+@elementwise
+def test_a_schedule_cannot_come_late(row):
+    layer = row.make(0.5)
+    with pytest.raises(ValueError, match=f"(?s){row.parameter}.*Received"):
+        setattr(layer, row.parameter, PiecewiseConstantDecay([1], [0.0, 0.5]))
+    assert getattr(layer, row.parameter) == 0.5
+
+
+# 9. Masks and symbols
+
+
+@every
+def test_a_sequence_mask_passes_through(row):
+    layer = row.make(0.5)
+    mask = ops.ones(row.shape[:2], "bool")
+    assert layer.supports_masking
+    assert layer.compute_mask(ops.ones(row.shape), mask) is mask
+    if len(row.shape) == 3 and row.elementwise:
+        x = normal_inputs(row.shape)
+        x[:, 2:] = 0
+        model = keras.Sequential([keras.layers.Masking(), layer, keras.layers.GlobalAveragePooling1D()])
+        np.testing.assert_allclose(to_numpy(model(x)), x[:, :2].mean(1), rtol=1e-5)
+
+
+@every
+def test_symbols_are_as_eager(row, policy):
+    layer = row.make(0.5, dtype=policy)
+    symbol = layer(keras.Input(row.shape[1:]), training=True)
+    y = layer(normal_inputs(row.shape), training=True)
+    assert (None, *y.shape[1:]) == symbol.shape
+    assert keras.backend.standardize_dtype(y.dtype) == symbol.dtype
+
+
+# 10. Bad numbers, bad arguments
+
+
+@masking
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_what_is_dropped_is_0_whatever_it_was(row, bad, policy):
+    shape = wide(row, 2000)
+    y = train(row.make(0.5, dtype=policy), np.full(shape, bad, "float32"))
+    m = multiplier(row.make(0.5), shape)
+    np.testing.assert_array_equal(y, np.where(m == 0, 0, bad))
+    if row.accepts_max:
+        assert (train(row.make(row.max_rate, dtype=policy), np.full(shape, bad, "float32")) == 0).all()
+
+
+@elementwise
+@pytest.mark.parametrize("rate", [-0.1, 1.5, np.nan, np.inf, True, "0.5", None, [0.5], 1j, np.ones(2)], ids=repr)
+def test_a_bad_rate_is_refused(row, rate):
+    with pytest.raises(ValueError, match=f"(?s)`{row.parameter}` must be.*in .0, .*Received: {row.parameter}="):
+        row.make(rate)
+    layer = row.make(0.5)
+    with pytest.raises(ValueError, match=row.parameter):
+        setattr(layer, row.parameter, rate)
+    assert getattr(layer, row.parameter) == 0.5
+
+
+@elementwise
+def test_the_largest_rate(row):
+    if row.accepts_max:
+        row.make(row.max_rate)
+    else:
+        with pytest.raises(ValueError, match=row.parameter):
+            row.make(row.max_rate)
+
+
+@every
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "1", [1]], ids=repr)
+def test_a_bad_seed_is_refused(row, seed):
+    with pytest.raises(ValueError, match="(?s)`seed` must be.*Received: seed="):
+        row.make(0.5, seed=seed)
+
+
+@elementwise
+def test_integers_are_refused(row):
+    with pytest.raises(ValueError, match="(?s)inputs.*float.*int32"):
+        row.make(0.5)(np.ones(row.shape, "int32"), training=True)
