@@ -1,5 +1,6 @@
 """What the tests need of each backend: gradients, compilation, and NumPy arrays."""
 
+import contextlib
 import hashlib
 
 import keras
@@ -70,3 +71,52 @@ def compiled_calls(layer, inputs, jit_compile=None):
         y, others = step(trained, others, x)
         outputs.append(to_numpy(y))
     return outputs
+
+
+def calls_on_two_devices(make, shape, calls):
+    """What a layer multiplies inputs of `shape` by on each of two devices: the first call's, then the second's."""
+    if BACKEND == "tensorflow":
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            layer = make()
+        step = tf.function(lambda: strategy.run(lambda: layer(tf.ones(shape), training=True)))
+        return [to_numpy(m) for _ in range(calls) for m in strategy.experimental_local_results(step())]
+    if BACKEND == "jax":
+        mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+        x = jax.device_put(np.ones((2 * shape[0], *shape[1:]), "float32"), sharding)
+        assert len(x.addressable_shards) == 2
+        return [half for y in compiled_calls(make(), [x] * calls) for half in np.split(y, 2)]
+    layers = [make() for _ in range(2)]
+    outputs = []
+    for _ in range(calls):
+        for rank, layer in enumerate(layers):
+            with distributed(rank):
+                outputs.append(multiplier(layer, shape))
+    return outputs
+
+
+@contextlib.contextmanager
+def distributed(rank):
+    """This process as one of two in PyTorch's own process group."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def exported(model, folder):
+    """Writes the model as a program for serving, reads it back, and returns it as a function of NumPy arrays."""
+    if BACKEND == "torch":
+        model.export(folder / "served.pt2", format="torch", verbose=False)
+        program = torch.export.load(folder / "served.pt2").module()
+        # Keras exports for one sample at a time.
+        return lambda x: np.concatenate([to_numpy(program(one)) for one in torch.from_numpy(x).split(1)])
+    import tensorflow as tf
+
+    model.export(folder / "served", verbose=False)
+    served = tf.saved_model.load(folder / "served")
+    return lambda x: served.serve(x).numpy()

@@ -16,11 +16,6 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
-@pytest.fixture(autouse=True)
-def fresh_names():
-    keras.backend.clear_session()
-
-
 @pytest.fixture(params=["float32", "mixed_float16", "mixed_bfloat16"])
 def policy(request):
     return request.param

@@ -3,7 +3,17 @@
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, compiled_calls, digest, multiplier, to_numpy, train, value_and_gradient
+from backend import (
+    BACKEND,
+    calls_on_two_devices,
+    compiled_calls,
+    digest,
+    exported,
+    multiplier,
+    to_numpy,
+    train,
+    value_and_gradient,
+)
 from catalog import ROWS, nearest
 from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
@@ -171,39 +181,18 @@ def test_a_sample_does_not_depend_on_the_batch(row):
     np.testing.assert_array_equal(few, many[:3])
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 @elementwise
-def test_replicas_are_independent(row):
-    import tensorflow as tf
-
+def test_replicas_are_independent_and_shards_are_not_replicas(row):
     shape = wide(row, 40_000)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        layer = row.make(0.5)
-
-    @tf.function
-    def step():
-        return strategy.run(lambda: layer(tf.ones(shape), training=True))
-
-    draws = [[to_numpy(m) for m in strategy.experimental_local_results(step())] for _ in range(2)]
-    streams = [m for call in draws for m in call]
+    if BACKEND == "jax":
+        # One program over all devices: the draws of a sample are where the sample is.
+        sharded = np.concatenate(calls_on_two_devices(lambda: row.make(0.5), shape, calls=1))
+        np.testing.assert_array_equal(sharded, multiplier(row.make(0.5), sharded.shape))
+        return
+    streams = calls_on_two_devices(lambda: row.make(0.5), shape, calls=2)
     assert len(streams) == 4
     for i, one in enumerate(streams):
         assert all(independent(one, other, row.groups(shape)) for other in streams[:i])
-
-
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX shards one program over its devices")
-@elementwise
-def test_sharding_does_not_change_the_draws(row):
-    import jax
-    from jax.sharding import NamedSharding, PartitionSpec
-
-    shape = (4, *row.shape[1:])
-    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-    x = jax.device_put(np.ones(shape, "float32"), NamedSharding(mesh, PartitionSpec("batch")))
-    assert len(x.addressable_shards) == 2
-    (sharded,) = compiled_calls(row.make(0.5), [x])
-    np.testing.assert_array_equal(sharded, multiplier(row.make(0.5), shape))
 
 
 # 6. Config and files
@@ -269,15 +258,10 @@ def test_a_file_without_random_state_loads(row, tmp_path):
 
 
 @every
-@pytest.mark.skipif(BACKEND == "torch", reason="Keras writes SavedModels on TensorFlow and JAX only")
 def test_export(row, tmp_path):
-    import tensorflow as tf
-
     model = small_model(row, head="ones")
     x = normal_inputs(row.shape)
-    model.export(tmp_path / "served", verbose=False)
-    served = tf.saved_model.load(tmp_path / "served")
-    np.testing.assert_allclose(served.serve(x).numpy(), to_numpy(model(x)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(exported(model, tmp_path)(x), to_numpy(model(x)), rtol=1e-5, atol=1e-5)
 
 
 # 7. Compiled is eager
@@ -486,11 +470,11 @@ def test_the_largest_rate(row):
 @every
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "1", [1]], ids=repr)
 def test_a_bad_seed_is_refused(row, seed):
-    with pytest.raises(ValueError, match="(?s)`seed` must be.*Received: seed="):
+    with pytest.raises(ValueError, match=r"(?s)`seed` must be.*Received: seed="):
         row.make(0.5, seed=seed)
 
 
 @elementwise
 def test_integers_are_refused(row):
-    with pytest.raises(ValueError, match="(?s)inputs.*float.*int32"):
+    with pytest.raises(ValueError, match=r"(?s)inputs.*float.*int32"):
         row.make(0.5)(np.ones(row.shape, "int32"), training=True)
