@@ -1,5 +1,6 @@
 """Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
 
+from keras_dropouts.comparison import compare
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
@@ -12,4 +13,5 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "TimestepDropout",
+    "compare",
 ]

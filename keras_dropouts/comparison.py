@@ -1,0 +1,565 @@
+"""Which dropout, at which rate, helps a model on its data, and what that costs."""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import json
+import os
+import pathlib
+import random
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+
+from keras_dropouts.base import checked_seed
+
+# Bins of the calibration error, as in Guo et al. (2017).
+BINS = 15
+# Step time: the median over this many short epochs of at most so many steps, taken in turn with the model without.
+ROUNDS, STEPS = 7, 16
+
+ORANGE = (0.9, 0.45, 0.1)
+
+
+def compare(
+    build_model,
+    data,
+    layers,
+    rates=(0.2, 0.5),
+    epochs=30,
+    repeats=3,
+    seed=0,
+    batch_size=32,
+    out=None,
+    verbose=True,
+):
+    """Trains a model without dropout and with each layer at each rate, over several seeds, and reports what helped.
+
+    The runs of a repeat start from the same weights and see the same batches. Ctrl-C (`KeyboardInterrupt`) ends the
+    comparison early with the runs that are finished.
+
+    Args:
+        build_model: A function that makes a new functional or `Sequential` classifier. It is called with `dropout`,
+            and says where dropout may go by calling that on layers: `dropout(keras.layers.Dense(64))(x)` is the
+            layer followed by the dropout, or wrapped in it (`DropConnect`), or left alone where the dropout does
+            not take it, as `SpatialDropout2D` does not take what a Dense returns. The model must return
+            probabilities, a row of classes for each sample. Compile it or leave that out: then it is Adam, on
+            `sparse_categorical_crossentropy`.
+        data: `(x_train, y_train), (x_test, y_test)`, arrays as Keras's own data sets load them. The labels are
+            integers from 0, each of them in `y_train`.
+        layers: A sequence of layer classes, or of `functools.partial`s of them that fix further arguments:
+            `partial(DropBlock2D, block_size=5)`. The rate goes to the argument `rate`, else to the first one that
+            has no default. A layer that has neither runs once.
+        rates: The rates to try, numbers.
+        epochs, batch_size: As for `keras.Model.fit`.
+        repeats: How often to train each, a positive integer.
+        seed: An integer in `[0, 2**32)`. Repeat `i` calls `keras.utils.set_random_seed(seed + i)`.
+        out: A folder to write `compare.json`, `compare.png` and `best.keras` to, or `None`. The best model, that of the
+            highest accuracy on the test data, is loaded again to see that it predicts the same.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        What `compare.json` holds, a dictionary. `"results"` has an entry for no dropout, then one for each layer and
+        rate, with the mean and standard deviation over repeats of `"accuracy"` (on the test data), `"gap"`
+        (on the training data, less that) and `"ece"` (expected calibration error on the test data, 15 bins); the
+        `"step_time"` of a training step as a multiple of that without dropout, compilation not counted; the number of
+        `"places"` where the model takes the layer; and each of the `"runs"`. `"best"` says which model was
+        the best, `"interrupted"` whether runs are missing.
+
+    Raises:
+        ValueError: Where an argument is not as described, or a layer fits nowhere in the model.
+        ImportError: Where rich or matplotlib is missing: `pip install keras-dropouts[compare]`.
+
+    Reference:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv 1706.04599, equation 3 (ECE).
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from keras_dropouts import Dropout, GaussianDropout, compare
+    >>> def build_model(dropout):
+    ...     inputs = keras.Input((4,))
+    ...     hidden = dropout(keras.layers.Dense(8, activation="relu"))(inputs)
+    ...     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(hidden))
+    >>> x = np.random.default_rng(0).normal(size=(96, 4))
+    >>> y = (x[:, 0] > 0).astype(int)
+    >>> data = (x[:64], y[:64]), (x[64:], y[64:])
+    >>> results = compare(build_model, data, [Dropout, GaussianDropout], [0.3], epochs=1, repeats=1, verbose=False)
+    >>> [(entry["layer"], entry["rate"]) for entry in results["results"]]
+    [('none', None), ('Dropout', 0.3), ('GaussianDropout', 0.3)]
+    """
+    data = checked_data(data)
+    for name, value in (("epochs", epochs), ("repeats", repeats), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if checked_seed(seed) is None:
+        raise ValueError("`seed` must be an integer in [0, 2**32). Received: seed=None")
+    candidates = [Candidate(), *(Candidate(layer, rate) for layer in layers for rate in rates_of(layer, rates))]
+    for candidate in candidates:
+        candidate.build(build_model)
+    require(*["rich"] * verbose, *["matplotlib"] * (out is not None))
+    with contextlib.ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(_folder_in(pathlib.Path(out)))
+        bar = stack.enter_context(_Progress(len(candidates) * repeats * epochs, verbose))
+        comparison = _Comparison(build_model, data, candidates, epochs, batch_size, folder)
+        interrupted = False
+        try:
+            for repeat in range(repeats):
+                for candidate in candidates:
+                    comparison.run(candidate, (seed + repeat) % 2**32, bar)
+        except KeyboardInterrupt:
+            if not comparison.best:
+                raise
+            interrupted = True
+        bar.stop()
+        results = {
+            "keras": keras.__version__,
+            "backend": keras.config.backend(),
+            "train_samples": len(data[0][0]),
+            "test_samples": len(data[1][0]),
+            "epochs": int(epochs),
+            "batch_size": int(batch_size),
+            "repeats": int(repeats),
+            "seed": int(seed),
+            "interrupted": interrupted,
+            "best": comparison.best,
+            "results": [candidate.summary() for candidate in candidates if candidate.runs],
+        }
+        if folder is not None:
+            results["best"]["reloaded"] = comparison.reload()
+            (folder / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
+            _figure(results, data[1][0][0], comparison.pictures()).savefig(folder / "compare.png", dpi=150)
+            for file in ("best.keras", "compare.json", "compare.png"):
+                os.replace(folder / file, pathlib.Path(out) / file)
+    return results
+
+
+def checked_data(data):
+    """Returns `data` as arrays, x of float32 and y of integers, after a look at whether they fit one another."""
+    try:
+        (x_train, y_train), (x_test, y_test) = data
+    except (TypeError, ValueError):
+        raise ValueError("`data` must be a pair of pairs of arrays: (x_train, y_train), (x_test, y_test).") from None
+    pairs = {"train": (x_train, y_train), "test": (x_test, y_test)}
+    for part, (x, y) in pairs.items():
+        x, y = np.asarray(x), np.asarray(y)
+        if x.dtype.kind not in "biuf" or x.ndim < 2 or not x.size:
+            raise ValueError(
+                f"x_{part} must be an array of numbers, one row or image for each sample. "
+                f"Received: an array of {x.dtype} and shape {x.shape}"
+            )
+        x = x.astype("float32")
+        if not np.isfinite(x).all():
+            raise ValueError(f"x_{part} must hold finite numbers: replace what is NaN or infinite in float32.")
+        if y.shape not in ((len(x),), (len(x), 1)) or y.dtype.kind not in "iu":
+            raise ValueError(
+                f"y_{part} must hold one integer label for each of the {len(x)} samples of x_{part}. "
+                f"Received: an array of {y.dtype} and shape {y.shape}"
+            )
+        pairs[part] = x, y.reshape(-1).astype("int64")
+    (x_train, y_train), (x_test, y_test) = pairs["train"], pairs["test"]
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"x_train and x_test must hold samples of one shape. "
+            f"Received: samples of shape {x_train.shape[1:]} and {x_test.shape[1:]}"
+        )
+    labels = np.unique(y_train)
+    if len(labels) < 2 or labels[0] != 0 or labels[-1] != len(labels) - 1:
+        raise ValueError(
+            f"y_train must hold two or more labels, numbered from 0 without gaps. "
+            f"Received: {len(labels)} labels from {labels[0]} to {labels[-1]}"
+        )
+    if not np.isin(y_test, labels).all():
+        raise ValueError(
+            f"y_test must hold labels that y_train has, 0 to {labels[-1]}. "
+            f"Received: labels from {y_test.min()} to {y_test.max()}"
+        )
+    return pairs["train"], pairs["test"]
+
+
+def rates_of(layer, rates):
+    """Returns the rates to try `layer` at: `(None,)` for one that takes no rate."""
+    argument, unknown = _strength(layer)
+    if unknown:
+        raise ValueError(
+            f"{_label(layer)} needs values for {', '.join(unknown)}: give functools.partial({_label(layer)}, ...)."
+        )
+    rates = list(dict.fromkeys(rates))
+    if argument and not rates:
+        raise ValueError("`rates` must hold at least one number.")
+    return rates if argument else [None]
+
+
+def _strength(layer):
+    """Returns the name of the argument that takes the rate, or `None`, and those that are then still without value."""
+    parameters = inspect.signature(layer).parameters
+    required = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name != "layer"
+    ]
+    argument = "rate" if "rate" in parameters else next(iter(required), None)
+    return argument, [name for name in required if name != argument]
+
+
+def _label(layer):
+    if not isinstance(layer, functools.partial):
+        return layer.__name__
+    fixed = [repr(value) for value in layer.args] + [f"{name}={value!r}" for name, value in layer.keywords.items()]
+    return f"{layer.func.__name__}({', '.join(fixed)})"
+
+
+class Candidate:
+    """A layer at a rate, or no dropout at all, and the runs with it."""
+
+    def __init__(self, layer=None, rate=None):
+        self.layer, self.rate = layer, rate
+        self.name = "none" if layer is None else _label(layer)
+        self.runs = []
+        self.step_time = None
+
+    def __str__(self):
+        return self.name if self.rate is None else f"{self.name} {self.rate:g}"
+
+    def build(self, build_model):
+        """Returns a new model with this dropout in it. Sets `places`, where that is, and `sites`, where it could be."""
+        self.places, self.sites, self._refusal = 0, [], None
+        model = build_model(lambda layer: functools.partial(self._place, layer))
+        if not isinstance(model, keras.Model) or getattr(model, "inputs", None) is None:
+            raise ValueError(
+                f"`build_model` must return a functional or Sequential keras.Model: a dropout called in any other is "
+                f"lost to it. Received: {model!r}"
+            )
+        if not self.sites:
+            raise ValueError("`build_model` must say where dropout may go: dropout(keras.layers.Dense(64))(x).")
+        if self.layer is not None and not self.places:
+            raise ValueError(f"{self} fits nowhere in the model. {_line(self._refusal)}")
+        if not model.compiled:
+            model.compile("adam", "sparse_categorical_crossentropy")
+        return model
+
+    def _place(self, layer, inputs):
+        self.sites.append((layer, inputs))
+        if self.layer is not None:
+            try:
+                outputs = self.apply(layer, inputs)
+                self.places += 1
+                return outputs
+            except ValueError as refusal:
+                self._refusal = refusal
+        return layer(inputs)
+
+    def apply(self, layer, inputs, **kwargs):
+        """Returns what `layer` makes of `inputs`, with this dropout. Raises a `ValueError` where they do not fit."""
+        argument, _ = _strength(self.layer)
+        arguments = {argument: self.rate} if argument else {}
+        # The seeds of the weights to come are Python's random numbers, and must not depend on the dropout.
+        state = random.getstate()
+        try:
+            if "layer" in inspect.signature(self.layer).parameters:
+                return self.layer(layer=layer, **arguments)(inputs, **kwargs)
+            return self.layer(**arguments)(layer(inputs), **kwargs)
+        finally:
+            random.setstate(state)
+
+    def summary(self):
+        """Returns what the runs came to, for `compare.json`."""
+        return {
+            "layer": self.name,
+            "rate": self.rate,
+            "places": self.places,
+            **{name: _mean_std([run[name] for run in self.runs]) for name in ("accuracy", "gap", "ece")},
+            "step_time": self.step_time,
+            "runs": self.runs,
+        }
+
+
+class _Comparison:
+    """The runs, the best model so far and the first one without dropout, against which steps are timed."""
+
+    def __init__(self, build_model, data, candidates, epochs, batch_size, folder):
+        self.build_model, self.data, self.candidates = build_model, data, candidates
+        self.epochs, self.batch_size, self.folder = epochs, batch_size, folder
+        self.best = None
+
+    def run(self, candidate, seed, bar):
+        """Trains, tests and times one model."""
+        (x_train, y_train), (x_test, y_test) = self.data
+        keras.utils.set_random_seed(seed)
+        model = candidate.build(self.build_model)
+        bar.run(f"{candidate}, seed {seed}")
+        model.fit(x_train, y_train, self.batch_size, self.epochs, verbose=0, callbacks=[bar.callback()])
+        in_training, in_test = (self._predict(model, x) for x in (x_train, x_test))
+        train_accuracy, accuracy = _accuracy(in_training, y_train), _accuracy(in_test, y_test)
+        run = {
+            "seed": seed,
+            "accuracy": accuracy,
+            "train_accuracy": train_accuracy,
+            "gap": train_accuracy - accuracy,
+            "ece": calibration_error(in_test, y_test),
+        }
+        best = {"layer": candidate.name, "rate": candidate.rate, "seed": seed, "accuracy": accuracy}
+        is_best = self.best is None or accuracy > self.best["accuracy"]
+        if is_best and self.folder is not None:
+            model.save(self.folder / "new.keras")
+            os.replace(self.folder / "new.keras", self.folder / "best.keras")
+            self.predictions = in_test
+        if candidate.layer is None and candidate.step_time is None:
+            self.none, candidate.step_time = model, 1.0
+            # Once trained it serves the pictures, and then the timing, which trains it on.
+            self.features = self._features(model, candidate.sites)
+        elif candidate.step_time is None:
+            candidate.step_time = self._step_time(model)
+        candidate.runs.append(run)
+        if is_best:
+            self.best = best
+
+    def _predict(self, model, x):
+        predictions = np.asarray(model.predict(x, batch_size=256, verbose=0))
+        classes = self.data[0][1].max() + 1
+        good = predictions.ndim == 2 and predictions.shape == (len(x), classes)
+        if not good or (predictions < 0).any() or not np.allclose(predictions.sum(1), 1, atol=1e-2):
+            raise ValueError(
+                f"The model must return the probabilities of {classes} classes (end it with a softmax). "
+                f"Received: outputs of shape {predictions.shape}, from {predictions.min():g} to {predictions.max():g}"
+            )
+        return predictions
+
+    def _step_time(self, model):
+        """Returns the time of a training step as a multiple of that of the model without dropout."""
+        (x, y), _ = self.data
+        n = min(STEPS, max(len(x) // self.batch_size, 1)) * self.batch_size
+        clocks = [_Clock(), _Clock()]
+        for _ in range(ROUNDS + 1):
+            for timed, clock in zip((self.none, model), clocks, strict=True):
+                timed.fit(x[:n], y[:n], self.batch_size, verbose=0, callbacks=[clock])
+        # The first round compiles what is not yet compiled.
+        none, ours = (statistics.median(clock.times[1:]) for clock in clocks)
+        return ours / none
+
+    def _features(self, model, sites):
+        """Returns, for each site, a copy of its layer and what it is given for the first sample of the test data."""
+        values = keras.Model(model.inputs[0], [inputs for _, inputs in sites])(self.data[1][0][:1])
+        return [(_copy(layer, value), value) for (layer, _), value in zip(sites, values, strict=True)]
+
+    def pictures(self):
+        """Returns (candidate, what a layer of the model returns, what it does with the dropout), one for each name.
+
+        Of several rates it is the one nearest to 0.3, of several sites the first that takes the dropout.
+        """
+        pictures = {}
+        for candidate in self.candidates:
+            if not candidate.runs or candidate.layer is None:
+                continue
+            if candidate.name in pictures and abs(candidate.rate - 0.3) >= abs(pictures[candidate.name][0].rate - 0.3):
+                continue
+            for layer, value in self.features:
+                with contextlib.suppress(ValueError):
+                    dropped = candidate.apply(_copy(layer, value), value, training=True)
+                    pair = (keras.ops.convert_to_numpy(outputs[0]) for outputs in (layer(value), dropped))
+                    pictures[candidate.name] = candidate, *pair
+                    break
+        return list(pictures.values())
+
+    def reload(self):
+        """Returns whether the best model, loaded from its file, predicts the same to the last bit."""
+        try:
+            model = keras.saving.load_model(self.folder / "best.keras")
+        except (TypeError, ValueError) as error:
+            return f"failed: {_line(error)}"
+        return "identical" if np.array_equal(self._predict(model, self.data[1][0]), self.predictions) else "different"
+
+
+def calibration_error(probabilities, labels):
+    """Returns the expected calibration error: how far confidence and accuracy are apart, on average over `BINS`."""
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence.astype("float64"), minlength=BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _copy(layer, inputs):
+    """Returns a copy of a trained layer without its activation: where a ReLU gives 0, a mask cannot be seen."""
+    config = layer.get_config()
+    copy = layer.__class__.from_config(config | {"activation": None} if "activation" in config else config)
+    copy.build(inputs.shape)
+    copy.set_weights(layer.get_weights())
+    return copy
+
+
+def _accuracy(probabilities, labels):
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def _mean_std(values):
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _line(error):
+    return " ".join(str(error).split())
+
+
+class _Clock(keras.callbacks.Callback):
+    """The time of each epoch from its first step to its end, when the loss has arrived."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:
+            self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.times.append(time.perf_counter() - self.start)
+
+
+class _Progress:
+    """A bar of rich's that counts epochs, or nothing."""
+
+    def __init__(self, epochs, verbose):
+        self.bar = None
+        if verbose:
+            from rich import progress
+
+            self.bar = progress.Progress(
+                progress.BarColumn(),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.description}"),
+            )
+            self.task = self.bar.add_task("", total=epochs)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        if self.bar:
+            self.bar.stop()
+
+    def run(self, description):
+        if self.bar:
+            self.bar.update(self.task, description=description)
+
+    def callback(self):
+        return keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.bar and self.bar.advance(self.task))
+
+
+def require(*modules):
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"compare needs {module}: pip install keras-dropouts[compare]") from error
+
+
+@contextlib.contextmanager
+def _folder_in(out):
+    """Makes `out`, and a folder in it for files until they are whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".compare-") as folder:
+        yield pathlib.Path(folder)
+
+
+def _figure(results, sample, pictures):
+    """Draws what came out, and what each layer does to a feature map."""
+    from matplotlib.figure import Figure
+
+    entries = results["results"]
+    columns = 4
+    rows = -(-(len(pictures) + 2) // columns)
+    heights = 1.6 + 0.3 * len(entries), 2.2 * rows
+    figure = Figure(figsize=(12, sum(heights) + 0.6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    _draw_results(upper, results)
+    _draw_pictures(lower, rows, columns, sample, pictures)
+    return figure
+
+
+def _draw_results(figure, results):
+    entries = results["results"]
+    panels = (
+        ("accuracy", "test accuracy (%)", 100),
+        ("gap", "train \u2212 test accuracy (points)", 100),
+        ("ece", "calibration error (%)", 100),
+        ("step_time", "time of a training step\n(multiple of none)", 1),
+    )
+    names = list(dict.fromkeys(entry["layer"] for entry in entries))
+    colors = {name: f"C{(i - 1) % 10}" if i else "black" for i, name in enumerate(names)}
+    spread = "bars: \u00b1 one standard deviation over seeds, dots: the seeds" if results["repeats"] > 1 else "one seed"
+    figure.suptitle(
+        f"{results['train_samples']} training and {results['test_samples']} test samples, {results['epochs']} epochs, "
+        f"Keras on {results['backend']} ({spread}; dashed: without dropout)",
+        fontsize=10,
+    )
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (key, title, unit) in zip(axes, panels, strict=True):
+        for y, entry in enumerate(entries):
+            color = colors[entry["layer"]]
+            if key == "step_time":
+                axis.plot(entry[key], y, "o", color=color)
+                continue
+            mean, std = (unit * (entry[key][part] or 0) for part in ("mean", "std"))
+            axis.plot([unit * run[key] for run in entry["runs"]], [y] * len(entry["runs"]), ".", color=color, alpha=0.4)
+            axis.errorbar(mean, y, xerr=std or None, fmt="o", color=color, capsize=3)
+        none = entries[0][key]
+        axis.axvline(
+            unit * (none["mean"] if isinstance(none, dict) else none), color="black", ls="--", lw=0.8, zorder=0
+        )
+        axis.set_xlabel(title)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(
+        range(len(entries)),
+        [entry["layer"] if entry["rate"] is None else f"{entry['layer']} {entry['rate']:g}" for entry in entries],
+    )
+    axes[0].invert_yaxis()
+
+
+def _draw_pictures(figure, rows, columns, sample, pictures):
+    figure.suptitle(
+        "The first test sample, and features of it before their activation, in training (orange: dropped)", fontsize=10
+    )
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = [("the sample", sample, sample), *[("none", clean, clean) for _, clean, _ in pictures[:1]]]
+    panels += [(str(candidate), *features) for candidate, *features in pictures]
+    for axis, (title, before, after) in zip(axes, panels, strict=False):
+        channels = np.argsort(-(before != 0).mean(tuple(range(before.ndim - 1))), kind="stable")[:6]
+        before, after = (_tiles(values, channels) for values in (before, after))
+        low, high = np.nanmin(before), np.nanmax(before)
+        gray = (after - low) / (high - low or 1)
+        image = np.repeat(np.clip(np.nan_to_num(gray, nan=1), 0, 1)[..., None], 3, axis=-1)
+        image[(after == 0) & (before != 0)] = ORANGE
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(title, fontsize=9)
+    for axis in axes:
+        axis.axis("off")
+
+
+def _tiles(values, channels):
+    """Returns features as one image: channels side by side, a vector folded into rows. NaN where nothing is."""
+    if values.ndim > 3:
+        return _tiles(values[len(values) // 2], channels)
+    if values.ndim == 2:
+        return values.T
+    if values.ndim == 1:
+        width = int(np.ceil(np.sqrt(2 * len(values))))
+        height = -(-len(values) // width)
+        return np.pad(values, (0, width * height - len(values)), constant_values=np.nan).reshape(height, width)
+    gap = max(1, values.shape[1] // 10)
+    tiles = [np.pad(values[..., i], gap, constant_values=np.nan) for i in channels]
+    tiles += [np.full_like(tiles[0], np.nan)] * (-len(tiles) % 3 if len(tiles) > 3 else 0)
+    return np.concatenate([np.concatenate(tiles[i : i + 3], axis=1) for i in range(0, len(tiles), 3)])
