@@ -14,7 +14,53 @@ from keras_dropouts import random
 STATE = "random_state"
 
 
-class RandomLayer(keras.layers.Layer):
+class SeededLayer(keras.layers.Layer):
+    """Base of the layers that draw random numbers: their seed and their random state, saved with the weights.
+
+    Args:
+        seed: `None`, or an integer in `[0, 2**32)`.
+        rate: What the random state holds as its rate, NaN for none.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: Where `seed` is not as described.
+    """
+
+    def __init__(self, seed=None, rate=math.nan, **kwargs):
+        # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
+        keras.layers.Layer.__init__(self, **kwargs)
+        self.seed = checked_seed(seed)
+        self._random_state = random.RandomState(self.seed, rate)
+        # Models whose compiled training step holds this layer's state, see `RandomLayer.rate`.
+        self._models = weakref.WeakSet()
+        self.supports_masking = True
+
+    def _next_state(self):
+        """Returns the random state of this call, and counts the call."""
+        model = self._get_call_context().entry_layer
+        # Where `call` was not reached through `__call__`, the line above has opened a context.
+        self._maybe_reset_call_context()
+        if hasattr(model, "jax_state_sync"):
+            self._models.add(model)
+        return self._random_state.next()
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[STATE] = self._random_state.read()[:2]
+
+    def load_own_variables(self, store):
+        names = set(store.keys())
+        super().load_own_variables({name: store[name] for name in names - {STATE}})
+        # Absent from the files of Keras's own layers of the same name.
+        if STATE in names:
+            seed, calls = np.asarray(store[STATE])
+            self._random_state.write(seed=seed, calls=calls)
+
+
+class RandomLayer(SeededLayer):
     """Base of the layers that multiply their input by random numbers while training.
 
     In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
@@ -36,18 +82,14 @@ class RandomLayer(keras.layers.Layer):
         ValueError: Where `rate` or `seed` is not as described.
     """
 
-    # The largest rate the method has a meaning for.
+    # The name of the method's parameter, and the largest value it has a meaning for.
+    parameter = "rate"
     max_rate = 1.0
 
     def __init__(self, rate, seed=None, **kwargs):
-        # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
-        keras.layers.Layer.__init__(self, **kwargs)
-        self._rate = self._checked_rate(rate)
-        self.seed = checked_seed(seed)
-        self._random_state = random.RandomState(self.seed, math.nan if self._scheduled else self._rate)
-        # Models whose compiled training step holds this layer's state, see `rate`.
-        self._models = weakref.WeakSet()
-        self.supports_masking = True
+        rate = self._checked_rate(rate)
+        super().__init__(seed, math.nan if isinstance(rate, LearningRateSchedule) else rate, **kwargs)
+        self._rate = rate
 
     @property
     def rate(self):
@@ -59,8 +101,8 @@ class RandomLayer(keras.layers.Layer):
         rate = self._checked_rate(rate)
         if isinstance(rate, LearningRateSchedule):
             raise ValueError(
-                f"A schedule for `rate` must be given when the layer is made; compiled code would not see it now. "
-                f"Allowed here: a number in [0, {self.max_rate:g}]. Received: rate={rate!r}"
+                f"A schedule for `{self.parameter}` must be given when the layer is made; compiled code would not "
+                f"see it now. Allowed here: a number in [0, {self.max_rate:g}]. Received: {self.parameter}={rate!r}"
             )
         self._rate = rate
         for model in self._models:
@@ -79,8 +121,8 @@ class RandomLayer(keras.layers.Layer):
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not real or not 0 <= value <= self.max_rate:
             raise ValueError(
-                f"`rate` must be {allowed}, or a keras.optimizers.schedules.LearningRateSchedule of such numbers. "
-                f"Received: rate={rate!r}"
+                f"`{self.parameter}` must be {allowed}, or a keras.optimizers.schedules.LearningRateSchedule of such "
+                f"numbers. Received: {self.parameter}={rate!r}"
             )
         return rate if value is not rate else float(rate)
 
@@ -99,10 +141,7 @@ class RandomLayer(keras.layers.Layer):
 
     def _next_draw(self):
         """Returns the key and the rate (a float32 scalar) of this call, and counts it."""
-        model = self._get_call_context().entry_layer
-        if hasattr(model, "jax_state_sync"):
-            self._models.add(model)
-        state = self._random_state.next()
+        state = self._next_state()
         return random.key_of(state), self._rate_at(state)
 
     def _rate_at(self, state):
@@ -125,25 +164,13 @@ class RandomLayer(keras.layers.Layer):
 
     def get_config(self):
         rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate
-        return {**super().get_config(), "rate": rate, "seed": self.seed}
+        return {**super().get_config(), self.parameter: rate}
 
     @classmethod
     def from_config(cls, config):
-        if isinstance(config["rate"], dict):
-            config = {**config, "rate": keras.saving.deserialize_keras_object(config["rate"])}
+        if isinstance(config[cls.parameter], dict):
+            config = {**config, cls.parameter: keras.saving.deserialize_keras_object(config[cls.parameter])}
         return super().from_config(config)
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        store[STATE] = self._random_state.read()[:2]
-
-    def load_own_variables(self, store):
-        names = set(store.keys())
-        super().load_own_variables({name: store[name] for name in names - {STATE}})
-        # Absent from the files of Keras's own layers of the same name.
-        if STATE in names:
-            seed, calls = np.asarray(store[STATE])
-            self._random_state.write(seed=seed, calls=calls)
 
 
 def checked_seed(seed):
