@@ -5,6 +5,7 @@ from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.timestep_dropout import TimestepDropout
+from keras_dropouts.uniform_dropout import UniformDropout
 
 __all__ = [
     "Dropout",
@@ -13,5 +14,6 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "TimestepDropout",
+    "UniformDropout",
     "compare",
 ]
