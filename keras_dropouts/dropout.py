@@ -73,7 +73,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
     def _infer(self, inputs):
         if self.scaling == "training":
             return inputs
-        return random.select(True, random.keep_probability(self._rate_at(self._random_state.state.value)), inputs)
+        return random.scale(random.keep_probability(self._rate_at(self._random_state.state.value)), inputs)
 
     def get_config(self):
         return {**super().get_config(), "noise_shape": self.noise_shape, "scaling": self.scaling}
@@ -99,7 +99,7 @@ def _fit(noise_shape, inputs):
     shape = ops.shape(inputs)
     if noise_shape is None:
         return shape
-    entries = tuple(ops.unstack(noise_shape) if ops.is_tensor(noise_shape) else noise_shape)
+    entries = tuple(noise_shape)
     if len(entries) == len(shape):
         entries = tuple(size if n is None else n for n, size in zip(entries, shape, strict=True))
         known = [pair for pair in zip(entries, shape, strict=True) if all(isinstance(n, int) for n in pair)]

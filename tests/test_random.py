@@ -1,0 +1,174 @@
+import keras
+import numpy as np
+import oracle
+import pytest
+from backend import BACKEND, to_numpy
+from keras import ops
+from scipy import stats
+
+from keras_dropouts import random
+
+# Random123's known answers for threefry2x32: counter, key, 13 rounds, 20 rounds.
+KNOWN = [
+    ("00000000 00000000", "00000000 00000000", "9d1c5ec6 8bd50731", "6b200159 99ba4efe"),
+    ("ffffffff ffffffff", "ffffffff ffffffff", "fd36d048 2d17272c", "1cb996fc bb002be7"),
+    ("243f6a88 85a308d3", "13198a2e 03707344", "ba3e4725 f27d669e", "c4923a9c 483df7a0"),
+]
+
+
+def words(text):
+    return np.array([int(word, 16) for word in text.split()], "uint32")
+
+
+def tensor(array):
+    """32-bit integers, in the type that the backend's generator works in."""
+    array = np.asarray(array, "uint32")
+    return ops.convert_to_tensor(array.view("int32") if random.WORD == "int32" else array)
+
+
+def key_of(seed, call, first_sample=0):
+    return tensor([seed, call, first_sample])
+
+
+def keep(seed, call, shape, rate, first_sample=0):
+    mask = random.keep_mask(key_of(seed, call, first_sample), shape, ops.convert_to_tensor(rate, "float32"))
+    return ops.convert_to_numpy(mask)
+
+
+@pytest.mark.parametrize("counter, key, after_13, after_20", KNOWN)
+def test_known_answers(counter, key, after_13, after_20):
+    for rounds, expected in ((13, after_13), (20, after_20)):
+        x = random.threefry2x32(tensor(words(key)), [tensor(words(counter)[i : i + 1]) for i in (0, 1)], rounds)
+        x = [ops.convert_to_numpy(word).astype("uint32")[0] for word in x]
+        assert x == words(expected).tolist()
+        assert [int(word) for word in oracle.threefry2x32(words(key), words(counter), rounds)] == x
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (2, 1), (3, 2), (3, 5), (2, 3, 4, 5), (1, 1, 9), (0, 3), (2, 0)])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_masks_are_the_oracles(shape, rate):
+    for seed, call in ((0, 0), (2**31 + 5, 3), (2**32 - 1, 2**32 - 1)):
+        np.testing.assert_array_equal(keep(seed, call, shape, rate), oracle.keep_mask(seed, call, shape, rate))
+
+
+def test_uniforms_and_normals_are_the_oracles():
+    shape = (3, 5, 7)
+    draws = oracle.draws(11, 2, shape)
+    uniform = ops.convert_to_numpy(random.uniform(key_of(11, 2), shape))
+    np.testing.assert_array_equal(uniform, ((2 * draws + 1) / 65536).astype("float32"))
+    normal = ops.convert_to_numpy(random.normal(key_of(11, 2), shape))
+    np.testing.assert_allclose(normal, stats.norm.ppf((draws + 32768.5) / 65536), atol=1e-3)
+
+
+def test_normals_are_normal():
+    z = ops.convert_to_numpy(random.normal(key_of(1, 1), (400, 1001))).ravel()
+    assert abs(z.mean()) < 4.5 / np.sqrt(z.size)
+    assert abs(z.var() - 1) < 4.5 * np.sqrt(2 / z.size)
+    assert stats.kstest(z, "norm").pvalue > 1e-6
+    table = np.sort(random.NORMALS.astype("float64"))
+    assert table.sum() == 0
+    assert abs(np.mean(table**2) - 1) < 1e-7
+    assert 4.2 < table[-1] < 4.4
+
+
+def test_every_rate_is_within_2_to_the_minus_17():
+    rates = np.array([0, 1e-6, 2**-17, 0.001, 1 / 3, 0.5, 0.999, 1 - 2**-17, 1], "float32")
+    kept = [to_numpy(random.keep_probability(ops.convert_to_tensor(rate))) for rate in rates]
+    assert np.abs(1 - np.array(kept) - rates.astype("float64")).max() <= 2**-17
+    assert (kept[0], kept[-1]) == (1, 0)
+
+
+# What follows tests a stream's parts against each other. With a mask m of n entries, m1 and m2 independent, the
+# correlation r of the two is normal with variance 1 / n.
+
+
+def scores(masks):
+    """The correlation times sqrt(n) of each pair of rows."""
+    m = masks.reshape(len(masks), -1).astype("float64")
+    m -= m.mean(1, keepdims=True)
+    m /= np.sqrt((m**2).mean(1, keepdims=True))
+    r = m @ m.T / np.sqrt(m.shape[1])
+    return r[np.triu_indices(len(m), 1)]
+
+
+def assert_independent(masks):
+    z = scores(masks)
+    # The largest of k normal deviates, and the sum of their squares.
+    assert 2 * stats.norm.sf(np.abs(z).max()) * z.size > 1e-4
+    assert 1e-4 < stats.chi2.cdf((z**2).sum(), z.size) < 1 - 1e-4
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_streams_are_independent(rate):
+    shape = (16, 257)
+    assert_independent(np.stack([keep(seed, 0, shape, rate) for seed in range(256)]))
+    assert_independent(np.stack([keep(5, call, shape, rate) for call in range(256)]))
+    replicas = range(0, 8 * random.SAMPLES_PER_REPLICA, random.SAMPLES_PER_REPLICA)
+    assert_independent(np.stack([keep(5, 0, shape, rate, first) for first in replicas]))
+    diagonal = [keep(seed, call, shape, rate) for seed in range(12) for call in range(12)]
+    assert_independent(np.stack(diagonal))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_samples_and_neighbours_are_independent(rate):
+    mask = keep(3, 0, (256, 4099), rate)
+    assert_independent(mask)
+    # Many samples: with few, the products of two rare drops are far from normal.
+    assert_independent(keep(3, 1, (16384, 67), rate).T)
+    flat = mask.astype("float64") - mask.mean()
+    lags = [1, 2, 3, 4, 7, 8, 16, 1024, 1025, 2050, 3074]
+    z = [(flat[:, lag:] * flat[:, :-lag]).mean() / flat.var() * np.sqrt(flat[:, lag:].size) for lag in lags]
+    assert np.abs(z).max() < 4.5
+
+
+def test_sums_are_binomial():
+    shape, rate = (64, 1023), 0.1
+    dropped = [(~keep(seed, call, shape, rate)).sum() for seed in range(64) for call in range(4)]
+    n, p = np.prod(shape), round(rate * 65536) / 65536
+    z = (np.array(dropped) - n * p) / np.sqrt(n * p * (1 - p))
+    assert stats.kstest(z, "norm").pvalue > 1e-4
+
+
+def test_counters_do_not_run_into_each_other():
+    # The far end of the counter is reached through the first sample, for a tensor that large would not fit.
+    last = 2**32 - 3
+    np.testing.assert_array_equal(keep(1, 2, (5, 9), 0.5, last), oracle.keep_mask(1, 2, (5, 9), 0.5, last))
+    # In a sample of more than 2**32 elements, each (block, draw) is read once.
+    size = 2**32 + 6
+    blocks = (size + 3) // 4
+    assert blocks < 2**31
+    ends = np.array([0, 1, blocks - 1, blocks, 2 * blocks - 1, 2 * blocks, 2**32 - 1, 2**32, size - 1])
+    assert len({(e % blocks, e // blocks) for e in ends.tolist()}) == len(ends)
+    assert (ends // blocks).max() == 3
+    # And the arithmetic of its shape holds on every backend.
+    assert tuple(shape_of_mask((1, 2, size // 2))) == (1, 2, size // 2)
+
+
+def shape_of_mask(shape):
+    """The shape of a mask that is not drawn."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        draw = tf.function(lambda: random.keep_mask(key_of(1, 2), shape, tf.constant(0.5)))
+        return draw.get_concrete_function().output_shapes
+    if BACKEND == "jax":
+        import jax
+
+        return jax.eval_shape(lambda: random.keep_mask(key_of(1, 2), shape, np.float32(0.5))).shape
+    import torch
+
+    key, rate = key_of(1, 2).to("meta"), torch.tensor(0.5, device="meta")
+    return random.keep_mask(key, shape, rate).shape
+
+
+def test_the_state_counts_and_can_be_written():
+    state = random.RandomState(2**32 - 1, 0.25)
+    assert isinstance(state, keras.random.SeedGenerator)
+    before = ops.convert_to_numpy(state.next()).astype("uint32")
+    assert before[:2].tolist() == [2**32 - 1, 0]
+    assert state.read()[:2].tolist() == [2**32 - 1, 1]
+    state.write(seed=2**31, calls=2**32 - 1, rate=0.1)
+    assert state.read()[:2].tolist() == [2**31, 2**32 - 1]
+    assert to_numpy(random.rate_of(state.state.value)) == np.float32(0.1)
+    state.next()
+    assert state.read()[:2].tolist() == [2**31, 0]
