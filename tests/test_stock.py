@@ -1,0 +1,121 @@
+"""The laws on Keras's own layers: each test here fails on one of the faults this package exists for.
+
+Strictly expected failures: where a release of Keras mends one, the suite says so.
+"""
+
+import keras
+import numpy as np
+import pytest
+import test_laws
+from backend import BACKEND, multiplier
+from catalog import Row
+
+DROPOUT = Row(keras.layers.Dropout, shape=(3, 5, 7), golden="", drops="elements")
+SPATIAL = Row(keras.layers.SpatialDropout2D, shape=(3, 5, 7, 6), golden="", drops="channels of an image", tied=(1, 2))
+GAUSSIAN = Row(
+    keras.layers.GaussianDropout,
+    shape=(3, 5, 7),
+    golden="",
+    drops="nothing",
+    mask=False,
+    std=lambda rate: np.sqrt(rate / (1 - rate)),
+    accepts_max=False,
+)
+ALL = ("tensorflow", "jax", "torch")
+
+
+def fails(law, *args, on=ALL, why):
+    """The law with its arguments, expected to fail, on the backends that have the fault: a list of one or none."""
+    mark = pytest.mark.xfail(strict=True, reason=why)
+    return [pytest.param(law, args, marks=mark, id=f"{law.__name__}-{args[0]}")] if BACKEND in on else []
+
+
+def overriding_the_noise_shape_works(row):
+    class Keras2TimestepDropout(row.layer):
+        def _get_noise_shape(self, inputs):
+            return (inputs.shape[0], inputs.shape[1], 1)
+
+    m = multiplier(Keras2TimestepDropout(0.5, seed=1), (3, 5, 7))
+    assert (np.ptp(m, axis=2) == 0).all()
+
+
+def seeds_and_calls_do_not_add_up(row):
+    one, two = row.make(0.5, seed=1), row.make(0.5, seed=2)
+    multiplier(one, row.shape)
+    assert (multiplier(one, row.shape) != multiplier(two, row.shape)).any()
+
+
+def a_large_seed_is_accepted(row):
+    row.make(0.5, seed=2**32 - 1)
+
+
+def the_spatial_config_is_whole(row):
+    test_laws.test_config_round_trip(row, "mixed_bfloat16")
+
+
+def rate_1_is_refused_at_construction(row):
+    test_laws.test_the_largest_rate(row)
+
+
+def a_bad_rate_is_refused(row, rate):
+    with pytest.raises(ValueError, match="rate"):
+        row.make(rate)
+
+
+@pytest.mark.parametrize(
+    "law, args",
+    [
+        *fails(overriding_the_noise_shape_works, DROPOUT, why="1: an overridden _get_noise_shape is ignored"),
+        *fails(
+            test_laws.test_the_rate_is_right,
+            DROPOUT,
+            0.001,
+            "mixed_bfloat16",
+            on=["tensorflow"],
+            why="2: the mask is drawn in the input's dtype",
+        ),
+        *fails(
+            test_laws.test_replicas_are_independent_and_shards_are_not_replicas,
+            DROPOUT,
+            on=["tensorflow"],
+            why="3: every replica draws the same mask",
+        ),
+        *fails(seeds_and_calls_do_not_add_up, DROPOUT, on=["torch"], why="4: seeds and calls add up"),
+        *fails(a_large_seed_is_accepted, DROPOUT, on=["torch"], why="a seed of 2**31 or more is refused"),
+        *fails(
+            test_laws.test_a_rate_set_late_takes_effect_at_the_next_batch,
+            DROPOUT,
+            0.5,
+            0.0,
+            on=["tensorflow", "jax"],
+            why="5: a rate set after the first batch does nothing",
+        ),
+        *fails(
+            test_laws.test_a_rate_set_late_takes_effect_at_the_next_batch,
+            DROPOUT,
+            0.0,
+            0.5,
+            why="5: a layer made with rate 0 has no generator",
+        ),
+        *fails(the_spatial_config_is_whole, SPATIAL, why="8: dtype policy and trainable are not in the config"),
+        *fails(rate_1_is_refused_at_construction, GAUSSIAN, why="9: rate 1 is accepted, and divides by zero later"),
+        *fails(a_bad_rate_is_refused, DROPOUT, "0.5", why="9: a string raises a bare TypeError"),
+        *fails(a_bad_rate_is_refused, DROPOUT, None, why="9: None raises a bare TypeError"),
+        *fails(a_bad_rate_is_refused, DROPOUT, True, why="9: True is accepted"),
+        *fails(
+            test_laws.test_the_mean_is_1_and_the_spread_is_right,
+            GAUSSIAN,
+            0.2,
+            "mixed_bfloat16",
+            on=["jax"],
+            why="10: the noise is drawn in the input's dtype",
+        ),
+    ],
+)
+def test_stock(law, args):
+    law(*args)
+
+
+@pytest.mark.xfail(strict=True, reason="6: the seed's state is not saved, so a resumed run repeats its masks")
+def test_stock_resuming(tmp_path):
+    test_laws.test_resuming_is_exact(DROPOUT, tmp_path)
