@@ -50,9 +50,9 @@ def main(argv=None):
         "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(layers)} (default: all that fit the data)"
     )
     command.add_argument(
-        "--rates", nargs="+", type=float, default=[0.2, 0.5], help="given to each layer as its rate, or its own measure"
+        "--rates", nargs="+", type=float, default=[0.1, 0.3], help="given to each layer as its rate, or its own measure"
     )
-    command.add_argument("--epochs", type=int, default=30, help="passes over the training data")
+    command.add_argument("--epochs", type=int, default=40, help="passes over the training data")
     command.add_argument("--repeats", type=int, default=3, help="seeds to train each with")
     command.add_argument("--seed", type=int, default=0, help="the first seed")
     command.add_argument("--out", default="compare", help="folder for compare.png, compare.json and best.keras")

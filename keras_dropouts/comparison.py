@@ -29,11 +29,11 @@ def compare(
     build_model,
     data,
     layers,
-    rates=(0.2, 0.5),
-    epochs=30,
+    rates=(0.1, 0.3),
+    epochs=40,
     repeats=3,
     seed=0,
-    batch_size=32,
+    batch_size=64,
     out=None,
     verbose=True,
 ):
@@ -352,13 +352,13 @@ class _Comparison:
     def pictures(self):
         """Returns (candidate, what a layer of the model returns, what it does with the dropout), one for each name.
 
-        Of several rates it is the one nearest to 0.3, of several sites the first that takes the dropout.
+        Of several rates it is the one nearest to 0.5, of several sites the first that takes the dropout.
         """
         pictures = {}
         for candidate in self.candidates:
             if not candidate.runs or candidate.layer is None:
                 continue
-            if candidate.name in pictures and abs(candidate.rate - 0.3) >= abs(pictures[candidate.name][0].rate - 0.3):
+            if candidate.name in pictures and abs(candidate.rate - 0.5) >= abs(pictures[candidate.name][0].rate - 0.5):
                 continue
             for layer, value in self.features:
                 with contextlib.suppress(ValueError):
@@ -469,6 +469,8 @@ def require(*modules):
 @contextlib.contextmanager
 def _folder_in(out):
     """Makes `out`, and a folder in it for files until they are whole."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`out` must be a folder, or a path where there is nothing yet. Received: {out}")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".compare-") as folder:
         yield pathlib.Path(folder)

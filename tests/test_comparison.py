@@ -1,0 +1,306 @@
+import functools
+import inspect
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import keras_dropouts
+from keras_dropouts import Dropout, GaussianDropout, SpatialDropout2D, SpatialDropout3D, __main__, compare, comparison
+
+LAYERS = [
+    value
+    for value in vars(keras_dropouts).values()
+    if isinstance(value, type) and issubclass(value, keras.layers.Layer)
+]
+
+
+@functools.cache
+def digits(train=128, test=128):
+    bunch = load_digits()
+    x, y = bunch.images[..., None], bunch.target
+    return (x[:train], y[:train]), (x[train : train + test], y[train : train + test])
+
+
+def small_model(dropout, data=None):
+    return __main__.small_model(*__main__.traits(comparison.checked_data(data or digits())), dropout)
+
+
+def model_of_all_ranks(dropout):
+    """A model that offers places of rank 2 to 5."""
+    inputs = keras.Input((2, 4, 6, 3))
+    x = dropout(keras.layers.Conv3D(4, 1, data_format="channels_last"))(inputs)
+    x = keras.layers.Reshape((8, 6, 4))(x)
+    x = dropout(keras.layers.Conv2D(4, 3, data_format="channels_last"))(x)
+    x = keras.layers.Reshape((24, 4))(x)
+    x = dropout(keras.layers.Conv1D(4, 3, data_format="channels_last"))(x)
+    x = dropout(keras.layers.Dense(4))(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+
+
+def test_results_and_files_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "ROUNDS", 2)
+    out = tmp_path / "new" / "folder"
+    layers = [Dropout, SpatialDropout2D]
+    results = compare(small_model, digits(), layers, [0.3], epochs=2, repeats=2, seed=5, out=out, verbose=False)
+    assert sorted(path.name for path in out.iterdir()) == ["best.keras", "compare.json", "compare.png"]
+    assert json.loads((out / "compare.json").read_text()) == results
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    entries = results["results"]
+    expected = [("none", None), ("Dropout", 0.3), ("SpatialDropout2D", 0.3)]
+    assert [(entry["layer"], entry["rate"]) for entry in entries] == expected
+    assert [entry["places"] for entry in entries] == [0, 3, 2]
+    for entry in entries:
+        assert [run["seed"] for run in entry["runs"]] == [5, 6]
+        for name in ("accuracy", "gap", "ece"):
+            values = [run[name] for run in entry["runs"]]
+            np.testing.assert_allclose(
+                [entry[name]["mean"], entry[name]["std"]], [np.mean(values), np.std(values, ddof=1)]
+            )
+        assert 0 < entry["step_time"] < 1000
+    # What is in the file is what was measured.
+    best = results["best"]
+    model = keras.saving.load_model(out / "best.keras")
+    x, y = digits()[1]
+    accuracy = np.mean(model.predict(x, verbose=0).argmax(1) == y)
+    assert best["reloaded"] == "identical" and not results["interrupted"]
+    assert best["accuracy"] == accuracy == max(run["accuracy"] for entry in entries for run in entry["runs"])
+
+
+def test_runs_differ_by_the_dropout_alone(monkeypatch):
+    monkeypatch.setattr(comparison, "ROUNDS", 1)
+    results = compare(small_model, digits(), [Dropout], [0.0, 0.5], epochs=2, repeats=1, verbose=False)
+    none, undropped, dropped = (entry["runs"] for entry in results["results"])
+    # A layer that drops nothing learns what the model without it learns: same start, same batches.
+    assert undropped == none != dropped
+
+
+def test_calibration_error():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), 500)
+    labels = rng.integers(0, 4, 500)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    expected = 0
+    for i in range(15):
+        inside = (confidence >= i / 15) & (confidence < (i + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
+    assert comparison.calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-9)
+    sure = np.eye(4)[labels]
+    assert comparison.calibration_error(sure, labels) == 0
+    assert comparison.calibration_error(sure, (labels + 1) % 4) == 1
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
+def test_every_layer_has_a_place(layer):
+    known = {name: 3 for name in inspect.signature(layer).parameters if name in __main__.ARGUMENTS}
+    layer = functools.partial(layer, **known) if known else layer
+    (rate,) = comparison.rates_of(layer, [0.3])
+    candidate = comparison.Candidate(layer, rate)
+    assert candidate.build(model_of_all_ranks)(np.ones((2, 2, 4, 6, 3), "float32"), training=True).shape == (2, 2)
+    assert candidate.places
+
+
+def test_a_place_that_fits_is_taken_and_others_are_left():
+    candidate = comparison.Candidate(SpatialDropout2D, 0.25)
+    model = candidate.build(small_model)
+    placed = [layer for layer in model.layers if isinstance(layer, SpatialDropout2D)]
+    assert len(placed) == candidate.places == 2 and len(candidate.sites) == 3
+    assert all(layer.rate == 0.25 for layer in placed)
+
+
+class Wrapped(keras.layers.Wrapper):
+    def __init__(self, layer, strength, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.strength = strength
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+def test_layers_that_wrap_and_other_arguments():
+    candidate = comparison.Candidate(Wrapped, *comparison.rates_of(Wrapped, [0.4]))
+    model = candidate.build(small_model)
+    assert [layer.strength for layer in model.layers if isinstance(layer, Wrapped)] == [0.4] * 3
+    fixed = functools.partial(Dropout, scaling="inference")
+    (rate,) = comparison.rates_of(fixed, [0.4])
+    candidate = comparison.Candidate(fixed, rate)
+    assert str(candidate) == "Dropout(scaling='inference') 0.4"
+    assert {layer.scaling for layer in candidate.build(small_model).layers if isinstance(layer, Dropout)} == {
+        "inference"
+    }
+    assert comparison.rates_of(functools.partial(Dropout, rate=0.2), [0.1, 0.1]) == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rates": [1.5]}, r"Dropout 1\.5 .*`rate` must be a number in \[0, 1\]"),
+        ({"rates": []}, "`rates` must hold"),
+        ({"layers": [GaussianDropout], "rates": [1.0]}, "GaussianDropout 1 .*`rate`"),
+        ({"layers": [SpatialDropout3D]}, "SpatialDropout3D 0.1 fits nowhere"),
+        ({"epochs": 0}, "`epochs` must be a positive integer"),
+        ({"repeats": True}, "`repeats`"),
+        ({"batch_size": 1.5}, "`batch_size`"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": None}, "`seed`"),
+        ({"data": (1, 2)}, "`data` must be a pair"),
+        (
+            {"build_model": lambda dropout: keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])},
+            "say where dropout may go",
+        ),
+        ({"build_model": lambda dropout: dropout}, "must return a functional or Sequential"),
+    ],
+)
+def test_refusals(changes, message):
+    arguments = {"build_model": small_model, "data": digits(), "layers": [Dropout], **changes}
+    with pytest.raises(ValueError, match=message):
+        compare(**arguments, verbose=False)
+
+
+def test_outputs_that_are_no_probabilities():
+    def build_model(dropout):
+        inputs = keras.Input((8, 8, 1))
+        return keras.Model(inputs, dropout(keras.layers.Dense(10))(keras.layers.Flatten()(inputs)))
+
+    with pytest.raises(ValueError, match="end it with a softmax"):
+        compare(build_model, digits(), [Dropout], [0.1], epochs=1, repeats=1, verbose=False)
+
+
+def arrays(**changes):
+    (x_train, y_train), (x_test, y_test) = digits()
+    data = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test} | changes
+    return {name: np.asarray(value) for name, value in data.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({}, ["--layers", "Dropuot"], "no layer 'Dropuot': choose from "),
+        ({}, ["--rates", "1.5", "--layers", "Dropout"], "`rate` must be a number"),
+        ({}, ["--rates", "nan"], "`rate` must be a number"),
+        ({}, ["--rates", "half"], "argument --rates: invalid float value: 'half'"),
+        ({}, ["--epochs", "0"], "`epochs` must be"),
+        ({}, ["--layers", "SpatialDropout3D"], "fits nowhere"),
+        ({}, ["--data", "missing.npz"], "no file missing.npz"),
+        ({}, ["--data", "mnist"], "--data must be digits, fashion_mnist or a path"),
+        (b"not a zip", [], "no readable .npz"),
+        (b"", [], "no readable .npz"),
+        ({"y_test": None}, [], "lacks y_test"),
+        ({"y_train": np.arange(127) % 10}, [], "y_train must hold one integer label for each of the 128"),
+        ({"y_train": np.arange(128) % 10 + 1}, [], "numbered from 0 without gaps"),
+        ({"y_train": np.arange(128) / 128}, [], "y_train must hold one integer label"),
+        ({"y_test": np.arange(128)}, [], "y_test must hold labels that y_train has, 0 to 9"),
+        ({"x_test": np.zeros((128, 8, 9))}, [], "samples of one shape"),
+        ({"x_train": np.full((128, 8, 8), np.nan)}, [], "x_train must hold finite numbers"),
+        ({"x_train": np.full((128, 8, 8), "a")}, [], "x_train must be an array of numbers"),
+        ({"x_train": np.array([{}] * 128, object)}, [], "no readable .npz"),
+        (
+            {"x_train": np.zeros((128, 2, 2, 2, 2)), "x_test": np.zeros((128, 2, 2, 2, 2))},
+            [],
+            "with a model of your own",
+        ),
+    ],
+)
+def test_one_line_and_nothing_written(tmp_path, monkeypatch, capsys, files, options, message):
+    monkeypatch.chdir(tmp_path)
+    if files:
+        path = pathlib.Path("data.npz")
+        path.write_bytes(files) if isinstance(files, bytes) else np.savez(path, **arrays(**files))
+    elif files == b"":
+        pathlib.Path("data.npz").touch()
+    before = sorted(tmp_path.iterdir())
+    data = [] if "--data" in options or files == {} else ["--data", "data.npz"]
+    with pytest.raises(SystemExit) as exit:
+        __main__.main(["compare", *data, *options, "--out", "out"])
+    printed = capsys.readouterr()
+    assert exit.value.code == 2
+    assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as exit:
+        __main__.main(["compare", "--layers", "Dropout", "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and error.count("\n") == 1
+    assert "compare needs matplotlib: pip install keras-dropouts[compare]" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_import_needs_no_extra():
+    code = "import sys; sys.modules.update(matplotlib=None, sklearn=None); import keras_dropouts"
+    assert not subprocess.run([sys.executable, "-c", code]).returncode
+
+
+def test_command_line_on_vectors(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(128, 6))
+    y = (x[:, 0] + x[:, 1] > 0).astype("uint8")[:, None]
+    np.savez(tmp_path / "vectors.npz", x_train=x[:64], y_train=y[:64], x_test=x[64:], y_test=y[64:])
+    options = ["--data", str(tmp_path / "vectors.npz"), "--rates", "0.2", "--epochs", "1", "--repeats", "1"]
+    out = tmp_path / "out"
+    assert __main__.main(["compare", *options, "--out", str(out)]) == 0
+    names = [entry["layer"] for entry in json.loads((out / "compare.json").read_text())["results"]]
+    assert {"none", "Dropout", "GaussianDropout"} <= set(names)
+    assert not {"SpatialDropout2D", "TimestepDropout"} & set(names)
+    assert all(name.split("(")[0] in capsys.readouterr().out for name in names[:1])
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path):
+    out = tmp_path / "out"
+    options = ["compare", "--layers", "Dropout", "--rates", "0.3", "--epochs", "1", "--repeats", "100000"]
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from keras_dropouts.__main__ import main; raise SystemExit(main({[*options, '--out', str(out)]}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not list(out.glob(".compare-*/best.keras")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert "Interrupted" in printed and "Traceback" not in errors
+    assert sorted(path.name for path in out.iterdir()) == ["best.keras", "compare.json", "compare.png"]
+    results = json.loads((out / "compare.json").read_text())
+    assert results["interrupted"] and results["best"]["reloaded"] == "identical"
+    assert results["results"][0]["runs"]
+
+
+def test_training_resumes_to_the_last_bit(tmp_path):
+    def model():
+        keras.utils.set_random_seed(3)
+
+        def dropout(layer):
+            def apply(inputs):
+                x = layer(inputs)
+                x = SpatialDropout2D(0.2)(x) if len(x.shape) == 4 else Dropout(0.4)(x)
+                return GaussianDropout(0.1)(x)
+
+            return apply
+
+        built = small_model(dropout)
+        built.compile("adam", "sparse_categorical_crossentropy")
+        return built
+
+    x, y = digits()[0]
+    train = functools.partial(keras.Model.fit, x=x, y=y, batch_size=32, shuffle=False, verbose=0)
+    straight, paused = model(), model()
+    losses = train(straight, epochs=4).history["loss"]
+    first = train(paused, epochs=2).history["loss"]
+    paused.save(tmp_path / "paused.keras")
+    resumed = keras.saving.load_model(tmp_path / "paused.keras")
+    second = train(resumed, epochs=2).history["loss"]
+    assert first + second == losses
+    for ours, theirs in zip(resumed.variables, straight.variables, strict=True):
+        np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(variable) for variable in (ours, theirs)))
