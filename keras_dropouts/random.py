@@ -152,6 +152,23 @@ def compiled(function):
     return function
 
 
+def fused(function):
+    """As `compiled`, but on TensorFlow only in graphs, and where the first argument's axes but the first are known.
+
+    For a function of few operations, which eager calls and sizes that change may run one by one.
+    """
+    if BACKEND != "tensorflow":
+        return compiled(function)
+    in_graph = compiled(function)
+
+    @functools.wraps(function)
+    def call(x, *args):
+        known = tf.inside_function() and x.shape[1:].is_fully_defined()
+        return (in_graph if known else function)(x, *args)
+
+    return call
+
+
 def _rotate_left(x, distance):
     if BACKEND == "tensorflow":
         left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
@@ -189,24 +206,33 @@ def threefry2x32(key, counter, rounds=13):
     return x0, x1
 
 
-def _draws(key, samples, blocks):
-    """Signed 16-bit draws of shape (samples, 2, 2, blocks): int16 on PyTorch, else int32."""
+def _pairs(key, samples, blocks):
+    """The two words of each block: signed 32-bit integers of shape (samples, blocks)."""
     if BACKEND == "torch":
         words = torch.empty((2, samples, blocks), dtype=torch.int32, device=key.device)
         words[0] = torch.arange(blocks, device=key.device)
         words[1] = (torch.arange(samples, device=key.device) + key[2])[:, None]
         threefry2x32((key[0], key[1]), (words[0], words[1]))
-        return words.view(torch.int16).view(2, samples, blocks, 2).permute(1, 0, 3, 2)
+        return words
     if BACKEND == "tensorflow":
         block, sample = tf.range(blocks)[None], tf.range(samples)[:, None]
         block, sample = (tf.cast(tf.broadcast_to(i, (samples, blocks)), tf.uint32) for i in (block, sample))
-        words = tf.stack(threefry2x32((key[0], key[1]), (block, sample + key[2])), 1)
-        halves = tf.bitwise.left_shift(tf.bitcast(words, tf.int32)[:, :, None], tf.constant([[16], [0]]))
-        return tf.bitwise.right_shift(halves, tf.constant(16))
+        return [tf.bitcast(word, tf.int32) for word in threefry2x32((key[0], key[1]), (block, sample + key[2]))]
     block, sample = (jax.lax.broadcasted_iota(jnp.uint32, (samples, blocks), axis) for axis in (1, 0))
-    words = jnp.stack(threefry2x32((key[0], key[1]), (block, sample + key[2])), 1)
-    halves = jax.lax.bitcast_convert_type(words, jnp.int32)[:, :, None] << np.array([[16], [0]], "int32")
-    return halves >> 16
+    words = threefry2x32((key[0], key[1]), (block, sample + key[2]))
+    return [jax.lax.bitcast_convert_type(word, jnp.int32) for word in words]
+
+
+def _draws(key, samples, blocks):
+    """Signed 16-bit draws of shape (samples, 2, 2, blocks): int16 on PyTorch, else int32."""
+    words = _pairs(key, samples, blocks)
+    if BACKEND == "torch":
+        return words.view(torch.int16).view(2, samples, blocks, 2).permute(1, 0, 3, 2)
+    words = keras.ops.stack(words, 1)[:, :, None]
+    if BACKEND == "tensorflow":
+        halves = tf.bitwise.left_shift(words, tf.constant([[16], [0]]))
+        return tf.bitwise.right_shift(halves, tf.constant(16))
+    return (words << np.array([[16], [0]], "int32")) >> 16
 
 
 @compiled
@@ -220,6 +246,21 @@ def _keep(key, threshold, samples, blocks):
     keep = torch.ge(draws, (threshold - 32768).clamp(max=32767), out=out).contiguous()
     keep.view(torch.uint8).bitwise_and_((threshold < 65536).to(torch.uint8))
     return keep
+
+
+@compiled
+def _rare(key, probability, samples, blocks):
+    # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
+    high = keras.ops.floor(probability * 65536)
+    low = keras.ops.cast((probability * 65536 - high) * 65536, "int32")
+    bound = (keras.ops.cast(keras.ops.minimum(high, 65535), "int32") - 32768) * 65536 + low
+    # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
+    turn = keras.ops.cast(probability * (1 - probability) * 2.0**32, "int32")
+    drawn = keras.ops.cast(probability >= 1, "uint8") * 15
+    for i, word in enumerate(_pairs(key, samples, blocks)):
+        for j, turned in enumerate((word, word - turn)):
+            drawn = drawn | keras.ops.cast(turned < bound, "uint8") * 2 ** (2 * i + j)
+    return drawn
 
 
 @compiled
@@ -253,21 +294,22 @@ def _filled(kernel, key, shape, *args):
     """Runs a kernel for a tensor of `shape`, whose entries may be scalar tensors on TensorFlow."""
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
     blocks = (size + 3) // 4
+    drawn = keras.ops.reshape(_run(kernel, key, samples, blocks, *args), (samples, 4 * blocks))
+    if not isinstance(size, int) or size % 4:
+        drawn = drawn[:, :size]
+    return keras.ops.reshape(drawn, shape)
+
+
+def _run(kernel, key, samples, blocks, *args):
+    """Runs a kernel for so many samples and blocks; the blocks are the last axis of what it gives."""
     if BACKEND == "tensorflow":
         # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave.
         stable = tf.inside_function() and isinstance(blocks, int)
         drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks if stable else _bucket(blocks))))
-        if not stable:
-            drawn = drawn[..., :blocks]
-    else:
-        drawn = kernel(key, *args, samples, blocks)
-    if BACKEND == "jax":
-        # Without it XLA draws the bits again for every element that a broadcast mask covers.
-        drawn = jax.lax.optimization_barrier(drawn)
-    drawn = keras.ops.reshape(drawn, (samples, 4 * blocks))
-    if not isinstance(size, int) or size % 4:
-        drawn = drawn[:, :size]
-    return keras.ops.reshape(drawn, shape)
+        return drawn if stable else drawn[..., :blocks]
+    drawn = kernel(key, *args, samples, blocks)
+    # Without it XLA draws the bits again for every element that a broadcast mask covers.
+    return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
 
 
 def _bucket(n):
@@ -307,6 +349,31 @@ def keep_mask(key, shape, rate):
     return _filled(_keep, key, shape, threshold_of(rate))
 
 
+def rare_bits(key, shape, probability):
+    """Draws four bits for each element, of any probability: to 2**-32, where `keep_mask` has 2**-17.
+
+    Args:
+        key: What `key_of` gave.
+        shape: As for `keep_mask`.
+        probability: Float32 scalar tensor, that of a 1.
+
+    Returns:
+        A uint8 tensor of `shape`, the bits in its lower half.
+    """
+    return keras.ops.reshape(_run(_rare, key, shape[0], math.prod(shape[1:]), probability), shape)
+
+
+def unpacked(bits):
+    """What `rare_bits` gave, or what was made of it, as booleans, with a new last axis of 4."""
+    # Each bit to the bottom of its own byte of a word, and the word taken for four bytes.
+    words = keras.ops.cast(bits, "int32") * 0x00204081 & 0x01010101
+    if BACKEND == "tensorflow":
+        return tf.cast(tf.bitcast(words, tf.uint8), tf.bool)
+    if BACKEND == "jax":
+        return jax.lax.bitcast_convert_type(words, jnp.uint8) != 0
+    return words.view(torch.bool).view(*words.shape, 4)
+
+
 def uniform(key, shape):
     """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
     return _filled(_uniform, key, shape)
@@ -329,18 +396,14 @@ def select(keep, scale, inputs):
     if BACKEND == "torch":
         zero = torch.zeros((), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
         return torch.where(keep, inputs, zero).mul_(scale).to(inputs.dtype)
-    if BACKEND == "jax" or not (tf.inside_function() and inputs.shape[1:].is_fully_defined()):
-        return _where(keep, scale, inputs)
-    return _where_compiled(keep, scale, inputs)
+    return _where(inputs, keep, scale)
 
 
-def _where(keep, scale, inputs):
+@fused
+def _where(inputs, keep, scale):
     wide = keras.ops.cast(inputs, work_dtype(inputs))
     scaled = wide * keras.ops.cast(scale, wide.dtype)
     return keras.ops.cast(keras.ops.where(keep, scaled, keras.ops.zeros_like(scaled)), inputs.dtype)
-
-
-_where_compiled = compiled(_where)
 
 
 def scale(multiplier, inputs):
