@@ -1,6 +1,7 @@
 """Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
 
 from keras_dropouts.comparison import compare
+from keras_dropouts.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
@@ -8,6 +9,9 @@ from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
 
 __all__ = [
+    "DropBlock1D",
+    "DropBlock2D",
+    "DropBlock3D",
     "Dropout",
     "GaussianDropout",
     "SpatialDropout1D",
