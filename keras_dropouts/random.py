@@ -29,6 +29,7 @@ elif BACKEND == "jax":
     import jax.numpy as jnp
 elif BACKEND == "torch":
     import torch
+    import torch.utils.checkpoint
 else:
     raise ImportError(f"keras_dropouts runs on the backends tensorflow, jax and torch. Received: {BACKEND!r}")
 
@@ -98,6 +99,11 @@ def key_of(state):
     words = _words(state)
     first_sample = keras.ops.cast(keras.ops.convert_to_tensor(_replica() * SAMPLES_PER_REPLICA), WORD)
     return keras.ops.concatenate([words[:2], first_sample[None]])
+
+
+def from_sample(key, sample):
+    """Returns the key for the samples from `sample` on (an integer or an integer scalar tensor) alone."""
+    return keras.ops.concatenate([key[:2], key[2:] + keras.ops.cast(sample, WORD)])
 
 
 def calls_of(state):
@@ -436,6 +442,30 @@ def recomputed(multiply, inputs, key, rate):
         return multiply(x, key, rate), lambda upstream: recomputed(multiply, upstream, key, rate)
 
     return apply(inputs)
+
+
+def replayed(function, *tensors):
+    """Applies `function(*tensors)` and keeps nothing for the backward pass but the arguments: that runs it again.
+
+    For any function, where `recomputed`, for products alone, saves the second forward pass. What the function reads
+    must be among the tensors: TensorFlow cannot differentiate a loop of replayed closures.
+    """
+    if BACKEND == "jax":
+        return jax.checkpoint(function)(*tensors)
+    if BACKEND == "torch":
+        return torch.utils.checkpoint.checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+    @tf.custom_gradient
+    def apply(*tensors):
+        def gradient(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch([tensor for tensor in tensors if tensor.dtype.is_floating])
+                outputs = function(*tensors)
+            return tape.gradient(outputs, tensors, upstream)
+
+        return function(*tensors), gradient
+
+    return apply(*tensors)
 
 
 if BACKEND == "torch":
