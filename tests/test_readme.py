@@ -1,0 +1,28 @@
+import re
+
+import catalog
+import pytest
+
+import keras_dropouts
+
+TEXT = catalog.README.read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_every_block_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_first_model_has_ten_lines():
+    assert len(BLOCKS[0].strip().replace("\n\n", "\n").splitlines()) <= 12
+
+
+def test_the_table_is_the_catalogues():
+    assert catalog.readme_with_table(TEXT) == TEXT, "run `python tests/catalog.py`"
+
+
+def test_every_public_layer_has_a_row():
+    layers = {name for name in keras_dropouts.__all__ if isinstance(getattr(keras_dropouts, name), type)}
+    assert layers == {str(row) for row in catalog.ROWS}
