@@ -3,6 +3,7 @@
 import argparse
 import functools
 import inspect
+import logging
 import math
 import pathlib
 import sys
@@ -52,7 +53,7 @@ def main(argv=None):
     command.add_argument(
         "--rates", nargs="+", type=float, default=[0.1, 0.3], help="given to each layer as its rate, or its own measure"
     )
-    command.add_argument("--epochs", type=int, default=40, help="passes over the training data")
+    command.add_argument("--epochs", type=int, default=30, help="passes over the training data")
     command.add_argument("--repeats", type=int, default=3, help="seeds to train each with")
     command.add_argument("--seed", type=int, default=0, help="the first seed")
     command.add_argument("--out", default="compare", help="folder for compare.png, compare.json and best.keras")
@@ -66,6 +67,8 @@ def main(argv=None):
         if not options.layers or name in options.layers
         for known in [{name: ARGUMENTS[name] for name in inspect.signature(layer).parameters if name in ARGUMENTS}]
     ]
+    # Its warnings are about models that are built over and over, as here.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.config.set_image_data_format("channels_last")
     try:
         data = load(options.data)
@@ -146,7 +149,7 @@ def small_model(shape, classes, mean, variance, dropout):
     if len(shape) == 3:
         # Halved until 8 pixels or less are left.
         blocks = max(2, math.ceil(math.log2(max(shape[:2]) / 8)))
-        for filters in [32] + [64] * (blocks - 1):
+        for filters in [16] + [32] * (blocks - 1):
             x = dropout(keras.layers.Conv2D(filters, 3, padding="same", activation="relu"))(x)
             x = keras.layers.MaxPooling2D(padding="same")(x)
         x = keras.layers.Flatten()(x)
@@ -174,16 +177,16 @@ def show(results, out):
     entries = results["results"]
     none = entries[0]
     leader = max(entries, key=lambda entry: entry["accuracy"]["mean"])
-    table = Table(title="On the test data: mean \u00b1 standard deviation over seeds", box=box.SIMPLE)
-    table.caption = "gap: accuracy on the training data, less that; step: time of a training step against none"
+    table = Table(title="On the test data: mean \u00b1 standard deviation over seeds", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.caption = "gap: accuracy on the training data, less that.  step: time of a training step"
     table.add_column("layer", overflow="fold")
-    for heading in ("rate", "accuracy %", "gap", "ECE %", "step", "places", "runs"):
+    for heading in ("rate", "accuracy %", "gap %", "ECE %", "step", *["runs"] * results["interrupted"]):
         table.add_column(heading, justify="right")
     for entry in entries:
         rate = "" if entry["rate"] is None else f"{entry['rate']:g}"
         measures = [percent(entry[name]) for name in ("accuracy", "gap", "ece")]
-        row = [entry["layer"], rate, *measures, f"{entry['step_time']:.2f}x", str(entry["places"] or "")]
-        table.add_row(*row, str(len(entry["runs"])), style="bold" if entry is leader else None)
+        row = [entry["layer"], rate, *measures, f"{entry['step_time']:.2f}x", str(len(entry["runs"]))]
+        table.add_row(*row[: len(table.columns)], style="bold" if entry is leader else None)
     console.print(table)
     seeds = {run["seed"]: run["accuracy"] for run in none["runs"]}
     pairs = [(run["accuracy"], seeds[run["seed"]]) for run in leader["runs"] if run["seed"] in seeds]
@@ -200,8 +203,8 @@ def show(results, out):
 
 
 def percent(measure):
-    spread = "" if measure["std"] is None else f" \u00b1 {100 * measure['std']:.2f}"
-    return f"{100 * measure['mean']:.2f}{spread}"
+    spread = "" if measure["std"] is None else f" \u00b1 {100 * measure['std']:.1f}"
+    return f"{100 * measure['mean']:.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -76,8 +76,10 @@ def test_results_and_files_agree(tmp_path, monkeypatch):
 
 def test_runs_differ_by_the_dropout_alone(monkeypatch):
     monkeypatch.setattr(comparison, "ROUNDS", 1)
-    results = compare(small_model, digits(), [Dropout], [0.0, 0.5], epochs=2, repeats=1, verbose=False)
+    results = compare(small_model, digits(), [Dropout], [0.0, 0.5], epochs=2, repeats=2, verbose=False)
     none, undropped, dropped = (entry["runs"] for entry in results["results"])
+    alone = compare(small_model, digits(), [Dropout], [0.5], epochs=2, repeats=1, seed=1, verbose=False)
+    assert [entry["runs"] for entry in alone["results"]] == [none[1:], dropped[1:]]
     # A layer that drops nothing learns what the model without it learns: same start, same batches.
     assert undropped == none != dropped
 
