@@ -2,9 +2,11 @@
 
 from keras_dropouts.comparison import compare
 from keras_dropouts.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
+from keras_dropouts.drop_connect import DropConnect
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
+from keras_dropouts.standout import Standout
 from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
 
@@ -12,11 +14,13 @@ __all__ = [
     "DropBlock1D",
     "DropBlock2D",
     "DropBlock3D",
+    "DropConnect",
     "Dropout",
     "GaussianDropout",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "Standout",
     "TimestepDropout",
     "UniformDropout",
     "compare",

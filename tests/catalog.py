@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
 import keras_dropouts as kd
@@ -24,6 +25,7 @@ class Row:
         golden: What `digest` gives, on every backend.
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
+        wrapped: Makes the layer it wraps.
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
         mask: Whether the multiplier is 0 or one number. Else it is noise of mean 1.
@@ -38,6 +40,7 @@ class Row:
     golden: str
     drops: str
     arguments: dict = dataclasses.field(default_factory=dict)
+    wrapped: Callable | None = None
     parameter: str = "rate"
     tied: tuple = ()
     mask: bool = True
@@ -47,7 +50,8 @@ class Row:
     elementwise: bool = True
 
     def make(self, rate, seed=7, **kwargs):
-        return self.layer(**{self.parameter: rate, "seed": seed, **self.arguments, **kwargs})
+        wrapped = {"layer": self.wrapped()} if self.wrapped else {}
+        return self.layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
@@ -55,6 +59,11 @@ class Row:
 
     def __str__(self):
         return self.layer.__name__
+
+
+def dense():
+    """A layer to wrap, whose output of ones is exact whatever the order of its sums."""
+    return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
 
 
 ROWS = [
@@ -87,4 +96,14 @@ ROWS = [
         mask=False,
         std=lambda beta: beta / math.sqrt(3),
     ),
+    Row(
+        kd.Standout,
+        shape=(3, 5, 7),
+        golden="c3fa5b4263419828",
+        drops="units, the less the more active",
+        wrapped=dense,
+        parameter="alpha",
+        elementwise=False,
+    ),
+    Row(kd.DropConnect, shape=(3, 5, 7), golden="2b6d083b793c1b15", drops="weights", wrapped=dense, elementwise=False),
 ]
