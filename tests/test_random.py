@@ -51,6 +51,12 @@ def test_masks_are_the_oracles(shape, rate):
         np.testing.assert_array_equal(keep(seed, call, shape, rate), oracle.keep_mask(seed, call, shape, rate))
 
 
+def test_rates_0_and_1_have_no_exceptions():
+    # Each of the 65536 values of a draw comes up about 16 times.
+    assert keep(1, 1, (8, 2**17), 0.0).all()
+    assert not keep(1, 1, (8, 2**17), 1.0).any()
+
+
 def test_uniforms_and_normals_are_the_oracles():
     shape = (3, 5, 7)
     draws = oracle.draws(11, 2, shape)
