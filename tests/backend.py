@@ -108,15 +108,14 @@ def distributed(rank):
         torch.distributed.destroy_process_group()
 
 
-def exported(model, folder):
-    """Writes the model as a program for serving, reads it back, and returns it as a function of NumPy arrays."""
+def exported(model, x, folder):
+    """Writes the model as a program for serving inputs like `x`, reads it back, and returns what it makes of `x`."""
     if BACKEND == "torch":
-        model.export(folder / "served.pt2", format="torch", verbose=False)
-        program = torch.export.load(folder / "served.pt2").module()
-        # Keras exports for one sample at a time.
-        return lambda x: np.concatenate([to_numpy(program(one)) for one in torch.from_numpy(x).split(1)])
+        x = torch.from_numpy(x)
+        torch.export.save(torch.export.export(model, (x,), {"training": False}), folder / "served.pt2")
+        return to_numpy(torch.export.load(folder / "served.pt2").module()(x, training=False).detach())
     import tensorflow as tf
 
     model.export(folder / "served", verbose=False)
     served = tf.saved_model.load(folder / "served")
-    return lambda x: served.serve(x).numpy()
+    return served.serve(x).numpy()

@@ -1,7 +1,13 @@
-"""The layers the laws hold for, one row each, with the facts the laws need."""
+"""The layers the laws hold for, one row each, with the facts the laws need.
+
+`python tests/catalog.py` writes README's table of them.
+"""
 
 import dataclasses
+import inspect
 import math
+import pathlib
+import re
 from collections.abc import Callable
 
 import keras
@@ -28,7 +34,9 @@ class Row:
         wrapped: Makes the layer it wraps.
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
+        dependent: The axes along which draws differ, but are not independent.
         mask: Whether the multiplier is 0 or one number. Else it is noise of mean 1.
+        by_share: Whether a mask scales by the share it kept, not by the one expected.
         std: The multiplier's standard deviation at a rate.
         max_rate: The largest value allowed; itself excluded where it is not attained.
         accepts_max: Whether it is attained.
@@ -43,7 +51,9 @@ class Row:
     wrapped: Callable | None = None
     parameter: str = "rate"
     tied: tuple = ()
+    dependent: tuple = ()
     mask: bool = True
+    by_share: bool = False
     std: Callable = lambda rate: math.sqrt(nearest(rate) / (1 - nearest(rate)))
     max_rate: float = 1.0
     accepts_max: bool = True
@@ -55,7 +65,11 @@ class Row:
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
-        return math.prod(n for axis, n in enumerate(shape) if axis not in self.tied)
+        return math.prod(n for axis, n in enumerate(shape) if axis not in self.tied + self.dependent)
+
+    def kept(self, m, rate):
+        """What the mask that drew the multiplier `m` scales by where it keeps."""
+        return m.size / np.count_nonzero(m) if self.by_share else 1 / (1 - nearest(rate))
 
     def __str__(self):
         return self.layer.__name__
@@ -77,6 +91,33 @@ ROWS = [
         golden="d02947c616b48e65",
         drops="channels of a volume",
         tied=(1, 2, 3),
+    ),
+    Row(
+        kd.DropBlock1D,
+        shape=(3, 11, 6),
+        golden="30a000afd39e28b7",
+        drops="runs of positions in a channel",
+        arguments={"block_size": 3, "exact_rate": True},
+        dependent=(1,),
+        by_share=True,
+    ),
+    Row(
+        kd.DropBlock2D,
+        shape=(3, 5, 7, 6),
+        golden="36666c82816bb5af",
+        drops="rectangles in a channel",
+        arguments={"block_size": (2, 3), "exact_rate": True},
+        dependent=(1, 2),
+        by_share=True,
+    ),
+    Row(
+        kd.DropBlock3D,
+        shape=(3, 4, 5, 3, 6),
+        golden="3dab363686538ac1",
+        drops="cuboids in a channel",
+        arguments={"block_size": 2, "exact_rate": True},
+        dependent=(1, 2, 3),
+        by_share=True,
     ),
     Row(
         kd.GaussianDropout,
@@ -107,3 +148,20 @@ ROWS = [
     ),
     Row(kd.DropConnect, shape=(3, 5, 7), golden="2b6d083b793c1b15", drops="weights", wrapped=dense, elementwise=False),
 ]
+
+
+def readme_with_table(text):
+    """README with the table of layers as the catalogue has it."""
+    table = ["| layer | what it drops | source |", "|---|---|---|"]
+    for row in ROWS:
+        reference = re.search(r"\nReference:\n(.*?)(\n\n|$)", inspect.getdoc(row.layer), re.DOTALL)
+        table.append(f"| `{row}` | {row.drops} | {' '.join(reference[1].split())} |")
+    return re.sub(
+        r"(<!-- layers: .*? -->\n).*(<!-- end of layers -->)", rf"\1{chr(10).join(table)}\n\2", text, flags=re.DOTALL
+    )
+
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+if __name__ == "__main__":
+    README.write_text(readme_with_table(README.read_text()))
