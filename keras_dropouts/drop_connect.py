@@ -62,10 +62,12 @@ class DropConnect(KernelWrapper, RandomLayer):
     independent of each other: their mean is taken over 128 fixed points spread evenly in all units together, an error
     of about 0.005 of a softmax for standard deviations of 1.
 
-    Memory: masks are drawn in the forward pass and again in the backward pass, and nothing is kept between but the
-    key. The masked weights do exist as a tensor, for a matrix multiplication reads them: of the whole batch in chunks
-    of examples, one after the other, of 2**20 weights or of one example where that has more; with one mask for the
-    batch, once.
+    Memory: on every backend the masked weights do exist as a tensor, for a matrix multiplication reads them, but with a
+    mask for each example never those of the whole batch: they are made for chunks of examples, one after the other, of
+    2**20 weights, or one example where that has more. The backward pass draws them anew, and the masked weights of one
+    batch-wide mask are made once. Measured beside the plain layer in a training step of Dense(800) on 800 features,
+    where the masked weights of a batch of 128 take 328 MB: JAX 8 MB more, TensorFlow 110 MB (it runs ten chunks at a
+    time), PyTorch 130 MB; of a batch twice or four times as large, no more.
 
     Example:
 
@@ -125,12 +127,13 @@ class DropConnect(KernelWrapper, RandomLayer):
 
 def _linear_per_example(inputs, kernel, bias, key, rate):
     """Returns the outputs of a Dense layer without activation whose weights are dropped for each example anew."""
+    # Read here: TensorFlow would read the variables in each chunk, and keep each chunk's gradient by them to the end.
+    kernel, *biases = [ops.copy(weights) for weights in (kernel, bias) if weights is not None]
     samples, *space, features = ops.shape(inputs)
     units = kernel.shape[1]
-    rows = features + (0 if bias is None else 1)
-    weights = rows * units
+    rows = features + len(biases)
     # As many chunks as it takes, at least one, of one size, the last one padded.
-    chunks = 1 + abs(samples - 1) // max(1, CHUNK // weights)
+    chunks = 1 + abs(samples - 1) // max(1, CHUNK // (rows * units))
     size = -(-samples // chunks)
     padding = [[0, chunks * size - samples]] + [[0, 0]] * (len(inputs.shape) - 1)
     chunked = ops.reshape(ops.pad(inputs, padding), (chunks, size, math.prod(space), features))
@@ -142,7 +145,6 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
 
     def chunk(args):
         inputs, first = args
-        biases = [] if bias is None else [bias]
         return random.replayed(linear, inputs, kernel, random.from_sample(key, first), rate, *biases)
 
     outputs = ops.map(chunk, (chunked, ops.arange(chunks) * size))

@@ -214,6 +214,59 @@ def test_the_gradient_reaches_the_kept_weights_and_no_others(chunk, monkeypatch)
     np.testing.assert_allclose(bias, (kept_bias * upstream).sum(0), rtol=1e-4, atol=1e-5)
 
 
+def bytes_of_a_training_step(wrapper, x):
+    """What the backend itself counts: temporary memory (JAX), or what is kept for the backward pass."""
+    if BACKEND == "jax":
+        import jax
+
+        def loss(trained, x):
+            y, _ = wrapper.stateless_call(trained, [v.value for v in wrapper.non_trainable_variables], x, training=True)
+            return ops.sum(y**2)
+
+        step = jax.jit(jax.grad(loss)).lower([v.value for v in wrapper.trainable_variables], x)
+        return step.compile().memory_analysis().temp_size_in_bytes
+    if BACKEND == "torch":
+        import torch
+
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = wrapper(x, training=True)
+        assert y.requires_grad
+        return sum(kept.values())
+    import tensorflow as tf
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(wrapper(x, training=True) ** 2)
+        return tape.gradient(y, [v.value for v in wrapper.trainable_variables])
+
+    graph = step.get_concrete_function(tf.TensorSpec(x.shape)).graph
+    forward, backward = (op for op in graph.get_operations() if "While" in op.type)
+    total = 0
+    for loop in (forward, backward):
+        body = graph._get_function(loop.get_attr("body").name).graph
+        pushed = [op.inputs[-1] for op in body.get_operations() if op.type == "TensorListPushBack"]
+        # A tensor from outside the loop is pushed by reference, whatever it measures.
+        inside = [t for t in pushed if t.op.type != "Placeholder"]
+        total += len(x) * sum(4 * t.shape.num_elements() for t in inside)
+    return total
+
+
+def test_a_training_step_never_holds_the_masked_weights_of_the_batch(monkeypatch):
+    monkeypatch.setattr("keras_dropouts.drop_connect.CHUNK", 1)
+    x = inputs(60, examples=50)
+    wrapper = DropConnect(keras.layers.Dense(70))
+    wrapper.build(x.shape)
+    wrapper(x, training=True)
+    assert bytes_of_a_training_step(wrapper, x) < 4 * 50 * 60 * 70 / 4
+
+
 def test_the_masks_do_not_depend_on_the_chunks(monkeypatch):
     v = np.ones((7, 6), "float32")
     outputs = []
