@@ -175,14 +175,16 @@ def fused(function):
     return call
 
 
-def _rotate_left(x, distance):
+def _rotate_left(x, distance, spare):
+    """Rotates the bits of each word; PyTorch puts the result into `spare` and destroys nothing but that."""
     if BACKEND == "tensorflow":
         left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
         return left | tf.bitwise.right_shift(x, tf.constant(32 - distance, x.dtype))
     if BACKEND == "jax":
         return (x << distance) | (x >> (32 - distance))
-    low = (x >> (32 - distance)).bitwise_and_((1 << distance) - 1)
-    return x.bitwise_left_shift_(distance).bitwise_or_(low)
+    torch.bitwise_right_shift(x, 32 - distance, out=spare)
+    # The high part is added in the pass that shifts it.
+    return spare.bitwise_and_((1 << distance) - 1).add_(x, alpha=1 << distance)
 
 
 def threefry2x32(key, counter, rounds=13):
@@ -190,20 +192,21 @@ def threefry2x32(key, counter, rounds=13):
 
     Args:
         key: Two scalars of 32-bit integers (uint32; int32 on PyTorch).
-        counter: Two tensors of 32-bit integers, of one shape. PyTorch overwrites them with the result.
+        counter: Two tensors of 32-bit integers, of one shape. PyTorch overwrites them.
         rounds: 20 is the authors' recommendation, 13 their fastest Crush-resistant choice.
 
     Returns:
         Two tensors of the counter's shape and dtype.
     """
     x0, x1 = counter
+    spare = torch.empty_like(x1) if BACKEND == "torch" else None
     keys = (*key, key[0] ^ key[1] ^ PARITY)
     # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
     x0 += keys[0]
     x1 += keys[1]
     for i in range(rounds):
         x0 += x1
-        x1 = _rotate_left(x1, ROTATIONS[i % 8])
+        x1, spare = _rotate_left(x1, ROTATIONS[i % 8], spare), x1
         x1 ^= x0
         if i % 4 == 3:
             injection = i // 4 + 1
@@ -218,7 +221,7 @@ def _pairs(key, samples, blocks):
         words = torch.empty((2, samples, blocks), dtype=torch.int32, device=key.device)
         words[0] = torch.arange(blocks, device=key.device)
         words[1] = (torch.arange(samples, device=key.device) + key[2])[:, None]
-        threefry2x32((key[0], key[1]), (words[0], words[1]))
+        words[1] = threefry2x32((key[0], key[1]), (words[0], words[1]))[1]
         return words
     if BACKEND == "tensorflow":
         block, sample = tf.range(blocks)[None], tf.range(samples)[:, None]
@@ -264,8 +267,9 @@ def _rare(key, probability, samples, blocks):
     turn = keras.ops.cast(probability * (1 - probability) * 2.0**32, "int32")
     drawn = keras.ops.cast(probability >= 1, "uint8") * 15
     for i, word in enumerate(_pairs(key, samples, blocks)):
-        for j, turned in enumerate((word, word - turn)):
-            drawn = drawn | keras.ops.cast(turned < bound, "uint8") * 2 ** (2 * i + j)
+        for j in range(2):
+            drawn = drawn | keras.ops.cast(word < bound, "uint8") * 2 ** (2 * i + j)
+            word -= turn
     return drawn
 
 
