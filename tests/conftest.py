@@ -1,6 +1,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As many processes as cores run the tests, and PyTorch's threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Two devices, so that a batch can be sharded.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 
