@@ -54,8 +54,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         ValueError: Where an argument is not as described, or the layer has no kernel (once it is built).
 
     Reference:
-        Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, PMLR 28(3):1058-1066, sections
-        3.1 and 3.2.
+        Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, PMLR 28(3):1058-1066.
 
     Mean of the activation: in closed form for `linear` and `relu`. Other activations are taken to work element by
     element: Gauss-Hermite quadrature with 64 nodes. `softmax`, `log_softmax` and `sparsemax` mix the units, which are

@@ -44,8 +44,7 @@ class Standout(KernelWrapper, SeededLayer):
         ValueError: Where an argument is not as described, or the layer has no kernel (once it is built).
 
     Reference:
-        Ba and Frey, "Adaptive dropout for training deep neural networks", NIPS 2013, equations 2 and 3, and the
-        tied weights of section 3.
+        Ba and Frey, "Adaptive dropout for training deep neural networks", NIPS 2013, algorithm 2.
 
     No gradient flows through the probability. Its product of input and kernel is the layer's own (`"weights"` takes
     another), and the backward pass needs one byte for each unit: the mask.
