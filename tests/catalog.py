@@ -141,12 +141,19 @@ ROWS = [
         kd.Standout,
         shape=(3, 5, 7),
         golden="c3fa5b4263419828",
-        drops="units, the less the more active",
+        drops="units, the less active ones more often",
         wrapped=dense,
         parameter="alpha",
         elementwise=False,
     ),
-    Row(kd.DropConnect, shape=(3, 5, 7), golden="2b6d083b793c1b15", drops="weights", wrapped=dense, elementwise=False),
+    Row(
+        kd.DropConnect,
+        shape=(3, 5, 7),
+        golden="2b6d083b793c1b15",
+        drops="weights and biases",
+        wrapped=dense,
+        elementwise=False,
+    ),
 ]
 
 
