@@ -292,15 +292,18 @@ class _Comparison:
     def run(self, candidate, seed, bar):
         """Trains, tests and times one model."""
         (x_train, y_train), (x_test, y_test) = self.data
-        keras.utils.set_random_seed(seed)
-        model = candidate.build(self.build_model)
-        model.optimizer.build(model.trainable_variables)
         if candidate.model is None:
-            candidate.model = model
-        else:
-            # The first repeat's model is compiled already: it starts from what this one starts from.
-            _assign(candidate.model, model)
-            model = candidate.model
+            candidate.model = candidate.build(self.build_model)
+            if candidate.layer is None:
+                self.none, self.sites = candidate.model, candidate.sites
+            # Compiled by a step, for all repeats; the first also takes some of Keras's random numbers.
+            first = slice(self.batch_size)
+            candidate.model.fit(x_train[first], y_train[first], self.batch_size, verbose=0)
+        keras.utils.set_random_seed(seed)
+        start = candidate.build(self.build_model)
+        start.optimizer.build(start.trainable_variables)
+        model = candidate.model
+        _assign(model, start)
         bar.run(f"{candidate}, seed {seed}")
         model.fit(x_train, y_train, self.batch_size, self.epochs, verbose=0, callbacks=[bar.callback()])
         in_training, in_test = (self._predict(model, x) for x in (x_train, x_test))
@@ -319,9 +322,9 @@ class _Comparison:
             os.replace(self.folder / "new.keras", self.folder / "best.keras")
             self.predictions = in_test
         if candidate.layer is None and candidate.step_time is None:
-            self.none, candidate.step_time = model, 1.0
+            candidate.step_time = 1.0
             # Once trained it serves the pictures, and then the timing, which trains it on.
-            self.features = self._features(model, candidate.sites)
+            self.features = self._features()
         elif candidate.step_time is None:
             candidate.step_time = self._step_time(model)
         candidate.runs.append(run)
@@ -351,10 +354,10 @@ class _Comparison:
         none, ours = (clock.times[1:] for clock in clocks)
         return statistics.median(time / base for time, base in zip(ours, none, strict=True))
 
-    def _features(self, model, sites):
+    def _features(self):
         """Returns, for each site, a copy of its layer and what it is given for the first sample of the test data."""
-        values = keras.Model(model.inputs[0], [inputs for _, inputs in sites])(self.data[1][0][:1])
-        return [(_copy(layer, value), value) for (layer, _), value in zip(sites, values, strict=True)]
+        values = keras.Model(self.none.inputs[0], [inputs for _, inputs in self.sites])(self.data[1][0][:1])
+        return [(_copy(layer, value), value) for (layer, _), value in zip(self.sites, values, strict=True)]
 
     def pictures(self):
         """Returns (candidate, what a layer of the model returns, what it does with the dropout), one for each name.
