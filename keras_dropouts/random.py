@@ -404,8 +404,12 @@ def select(keep, scale, inputs):
             shift the mean.
     """
     if BACKEND == "torch":
-        zero = torch.zeros((), dtype=torch.promote_types(inputs.dtype, torch.float32), device=inputs.device)
-        return torch.where(keep, inputs, zero).mul_(scale).to(inputs.dtype)
+        scaled = inputs.to(torch.promote_types(inputs.dtype, torch.float32)) * scale
+        if torch.is_grad_enabled():
+            return torch.where(keep, scaled, 0).to(inputs.dtype)
+        # By all bits or none: `torch.where` takes twice as long, but has a gradient.
+        bits = torch.int64 if scaled.dtype == torch.float64 else torch.int32
+        return scaled.view(bits).bitwise_and_(keep.to(bits).neg_()).view(scaled.dtype).to(inputs.dtype)
     return _where(inputs, keep, scale)
 
 
