@@ -1,22 +1,29 @@
 """Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
 
 from keras_dropouts.comparison import compare
+from keras_dropouts.curriculum_dropout import CurriculumDropout
 from keras_dropouts.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.drop_connect import DropConnect
+from keras_dropouts.drop_path import DropPath
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
+from keras_dropouts.linear_rates import linear_rates
+from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.standout import Standout
 from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
 
 __all__ = [
+    "CurriculumDropout",
     "DropBlock1D",
     "DropBlock2D",
     "DropBlock3D",
     "DropConnect",
+    "DropPath",
     "Dropout",
     "GaussianDropout",
+    "RateLogger",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
@@ -24,4 +31,5 @@ __all__ = [
     "TimestepDropout",
     "UniformDropout",
     "compare",
+    "linear_rates",
 ]

@@ -48,7 +48,7 @@ def main(argv=None):
         "images (n, height, width[, channels]) or vectors (n, features), integer labels from 0",
     )
     command.add_argument(
-        "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(layers)} (default: all that fit the data)"
+        "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(layers)} (default: all that fit)"
     )
     command.add_argument(
         "--rates", nargs="+", type=float, default=[0.1, 0.3], help="given to each layer as its rate, or its own measure"
@@ -74,7 +74,8 @@ def main(argv=None):
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
-            chosen = [layer for layer in chosen if fits(layer, build_model)]
+            # The model has no shortcuts: where a path drops, nothing is left of the sample.
+            chosen = [layer for layer in chosen if layer is not keras_dropouts.DropPath and fits(layer, build_model)]
         results = keras_dropouts.compare(
             build_model, data, chosen, options.rates, options.epochs, options.repeats, options.seed, 128, options.out
         )

@@ -92,6 +92,7 @@ ROWS = [
         drops="channels of a volume",
         tied=(1, 2, 3),
     ),
+    Row(kd.DropPath, shape=(11, 3, 5), golden="1446aae00f1c2f9b", drops="the residual branch of a sample", tied=(1, 2)),
     Row(
         kd.DropBlock1D,
         shape=(3, 11, 6),
