@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import weakref
 
 import keras
 import numpy as np
@@ -31,17 +30,10 @@ class SeededLayer(keras.layers.Layer):
         keras.layers.Layer.__init__(self, **kwargs)
         self.seed = checked_seed(seed)
         self._random_state = random.RandomState(self.seed, rate)
-        # Models whose compiled training step holds this layer's state, see `RandomLayer.rate`.
-        self._models = weakref.WeakSet()
         self.supports_masking = True
 
     def _next_state(self):
         """Returns the random state of this call, and counts the call."""
-        model = self._get_call_context().entry_layer
-        # Where `call` was not reached through `__call__`, the line above has opened a context.
-        self._maybe_reset_call_context()
-        if hasattr(model, "jax_state_sync"):
-            self._models.add(model)
         return self._random_state.next()
 
     def get_config(self):
@@ -82,7 +74,7 @@ class RandomLayer(SeededLayer):
         ValueError: Where `rate` or `seed` is not as described.
     """
 
-    # The name of the method's parameter, and the largest value it has a meaning for.
+    # The name of the method's parameter, of which a property is made, and the largest value it has a meaning for.
     parameter = "rate"
     max_rate = 1.0
 
@@ -91,23 +83,38 @@ class RandomLayer(SeededLayer):
         super().__init__(seed, math.nan if isinstance(rate, LearningRateSchedule) else rate, **kwargs)
         self._rate = rate
 
-    @property
-    def rate(self):
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, cls.parameter):
+            setattr(cls, cls.parameter, property(RandomLayer._get_rate, RandomLayer._set_rate))
+
+    def _get_rate(self):
         """The rate, or its schedule. A number set here takes effect at the next batch, in compiled code too."""
         return self._rate
 
-    @rate.setter
-    def rate(self, rate):
+    def _set_rate(self, rate):
         rate = self._checked_rate(rate)
         if isinstance(rate, LearningRateSchedule):
             raise ValueError(
                 f"A schedule for `{self.parameter}` must be given when the layer is made; compiled code would not "
                 f"see it now. Allowed here: a number in [0, {self.max_rate:g}]. Received: {self.parameter}={rate!r}"
             )
+        self._fetched_state().write(rate=rate)
         self._rate = rate
-        for model in self._models:
-            model.jax_state_sync()
-        self._random_state.write(rate=rate)
+
+    def current_rate(self):
+        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
+        if not self._scheduled:
+            return self._rate
+        return float(ops.convert_to_numpy(self._rate_at(self._fetched_state().state.value)))
+
+    def _fetched_state(self):
+        if self._random_state.state._value is None:
+            raise RuntimeError(
+                f"On JAX the state of the layers is with `fit` during an epoch. A callback fetches it by reading "
+                f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."
+            )
+        return self._random_state
 
     @property
     def _scheduled(self):

@@ -51,7 +51,6 @@ class UniformDropout(RandomLayer):
     """
 
     parameter = "beta"
-    beta = RandomLayer.rate
 
     def __init__(self, beta, per_channel=False, data_format=None, seed=None, **kwargs):
         super().__init__(beta, seed=seed, **kwargs)

@@ -1,0 +1,51 @@
+import math
+import numbers
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class CurriculumDropout(LearningRateSchedule):
+    """A schedule for the rate of a layer, that starts at 0 and rises towards `rate`: easy first, then harder.
+
+    At step `t` the rate is `rate * (1 - exp(-gamma * t))`. In the paper's terms, the probability of keeping a unit
+    falls from 1 to `1 - rate`.
+
+    Args:
+        rate: The rate in the end, a number in `[0, 1]`.
+        gamma: How fast it is approached, a positive number. With `gamma=10 / steps` all but 0.005 % of it is reached
+            after so many steps; the authors' program has `gamma=0.001`.
+
+    Call arguments:
+        step: The number of times that the layer has been called in training, as layers of this package count.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Reference:
+        Morerio et al., "Curriculum Dropout", ICCV 2017, arXiv 1703.06229.
+
+    Example:
+
+    >>> from keras_dropouts import CurriculumDropout, Dropout
+    >>> layer = Dropout(CurriculumDropout(0.5, gamma=10 / 1000))
+    >>> [round(float(layer.rate(step)), 3) for step in (0, 100, 1000)]
+    [0.0, 0.316, 0.5]
+    """
+
+    def __init__(self, rate, gamma):
+        super().__init__()
+        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
+            raise ValueError(f"`rate` must be a number in [0, 1]. Received: rate={rate!r}")
+        if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real) or not 0 < gamma < math.inf:
+            raise ValueError(f"`gamma` must be a positive, finite number. Received: gamma={gamma!r}")
+        self.rate = float(rate)
+        self.gamma = float(gamma)
+
+    def __call__(self, step):
+        return -self.rate * ops.expm1(-self.gamma * ops.cast(step, "float32"))
+
+    def get_config(self):
+        return {"rate": self.rate, "gamma": self.gamma}
