@@ -11,6 +11,7 @@ from keras_dropouts.linear_rates import linear_rates
 from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.standout import Standout
+from keras_dropouts.stochastic_depth import StochasticDepth
 from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
 
@@ -28,6 +29,7 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "Standout",
+    "StochasticDepth",
     "TimestepDropout",
     "UniformDropout",
     "compare",

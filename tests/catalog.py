@@ -32,6 +32,7 @@ class Row:
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
+        stand_in: A subclass that takes one tensor, where the layer takes more.
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
         dependent: The axes along which draws differ, but are not independent.
@@ -49,6 +50,7 @@ class Row:
     drops: str
     arguments: dict = dataclasses.field(default_factory=dict)
     wrapped: Callable | None = None
+    stand_in: type | None = None
     parameter: str = "rate"
     tied: tuple = ()
     dependent: tuple = ()
@@ -61,7 +63,8 @@ class Row:
 
     def make(self, rate, seed=7, **kwargs):
         wrapped = {"layer": self.wrapped()} if self.wrapped else {}
-        return self.layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
+        layer = self.stand_in or self.layer
+        return layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
@@ -80,6 +83,24 @@ def dense():
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
 
 
+@keras.saving.register_keras_serializable(package="catalog")
+class ResidualAlone(kd.StochasticDepth):
+    """StochasticDepth of a residual branch whose shortcut is 0."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.input_spec = None
+
+    def call(self, inputs, training=False):
+        return super().call([keras.ops.zeros_like(inputs), inputs], training=training)
+
+    def compute_output_shape(self, input_shape):
+        return super().compute_output_shape([input_shape] * 2)
+
+    def compute_mask(self, inputs, mask):
+        return mask
+
+
 ROWS = [
     Row(kd.Dropout, shape=(3, 5, 7), golden="f2791a37cf3e626c", drops="elements"),
     Row(kd.TimestepDropout, shape=(3, 7, 5), golden="b6f8378542778bed", drops="timesteps", tied=(2,)),
@@ -93,6 +114,14 @@ ROWS = [
         tied=(1, 2, 3),
     ),
     Row(kd.DropPath, shape=(11, 3, 5), golden="1446aae00f1c2f9b", drops="the residual branch of a sample", tied=(1, 2)),
+    Row(
+        kd.StochasticDepth,
+        shape=(3, 5, 7),
+        golden="9aff2fde8b9afef6",
+        drops="a residual branch, for a whole batch",
+        stand_in=ResidualAlone,
+        elementwise=False,
+    ),
     Row(
         kd.DropBlock1D,
         shape=(3, 11, 6),

@@ -102,8 +102,21 @@ def test_calibration_error():
     assert comparison.calibration_error(sure, (labels + 1) % 4) == 1
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.__name__)
-def test_every_layer_has_a_place(layer):
+# They are no layers to put behind another.
+NO_PLACE = {keras_dropouts.StochasticDepth: "expects 2 input"}
+
+
+@pytest.mark.parametrize("layer", NO_PLACE, ids=lambda layer: layer.__name__)
+def test_why_a_layer_has_no_place(layer):
+    with pytest.raises(ValueError, match=f"{layer.__name__} 0.3 fits nowhere in the model. .*{NO_PLACE[layer]}"):
+        comparison.Candidate(layer, 0.3).build(model_of_all_ranks)
+    assert not __main__.fits(layer, small_model)
+
+
+@pytest.mark.parametrize(
+    "layer", [layer for layer in LAYERS if layer not in NO_PLACE], ids=lambda layer: layer.__name__
+)
+def test_every_other_layer_has_a_place(layer):
     known = {name: 3 for name in inspect.signature(layer).parameters if name in __main__.ARGUMENTS}
     layer = functools.partial(layer, **known) if known else layer
     (rate,) = comparison.rates_of(layer, [0.3])

@@ -1,0 +1,72 @@
+import keras
+from keras import ops
+
+from keras_dropouts.dropout import Dropout
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class StochasticDepth(Dropout):
+    """Adds a residual branch to its shortcut, while training in some batches only: the others take the shortcut.
+
+    `StochasticDepth(rate)([shortcut, residual])` stands where `keras.layers.Add()([shortcut, residual])` would. In
+    training it is `shortcut + b * residual`, where one `b` for the whole batch is 0 with probability `rate`, else 1;
+    at inference `shortcut + (1 - rate) * residual`. For a draw per sample see `keras_dropouts.DropPath`.
+
+    Args:
+        rate: The probability of dropping the residual branch, a number in `[0, 1]` or a schedule, as for
+            `keras_dropouts.Dropout`. In the paper that of block l of L is `l / L` times that of the last, 0.5.
+        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: A list of two tensors, shortcut and residual, the residual of a floating-point type.
+        training: Whether to drop.
+
+    Input shape:
+        Two shapes, as for `keras.layers.Add`: the same, or such that broadcast to one another.
+
+    Output shape:
+        That of the sum.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Reference:
+        Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382, section 3.
+
+    The ReLU that the paper puts behind the sum is a layer of its own. The residual branch is computed in any case: the
+    time that the paper saves by skipping it, this layer does not.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import StochasticDepth
+    >>> x = inputs = keras.Input((16,))
+    >>> depth, last = 4, 0.5
+    >>> for i in range(1, depth + 1):
+    ...     residual = keras.layers.Dense(16, "relu")(x)
+    ...     x = keras.layers.ReLU()(StochasticDepth(last * i / depth)([x, residual]))
+    >>> model = keras.Model(inputs, x)
+    """
+
+    def __init__(self, rate=0.5, seed=None, **kwargs):
+        super().__init__(rate, seed=seed, scaling="inference", **kwargs)
+        self.input_spec = [keras.InputSpec(), keras.InputSpec()]
+
+    def _get_noise_shape(self, inputs):
+        return (1,) * len(inputs.shape)
+
+    def call(self, inputs, training=False):
+        shortcut, residual = inputs
+        return ops.add(shortcut, super().call(residual, training=training))
+
+    def compute_output_shape(self, input_shape):
+        return keras.layers.Add(name="add").compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs, previous_mask):
+        return keras.layers.Add(name="add").compute_mask(inputs, previous_mask)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["noise_shape"], config["scaling"]
+        return config
