@@ -12,7 +12,7 @@ class DropPath(Dropout):
 
     Args:
         rate: The probability of dropping a sample's branch, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`. Networks let it grow with the depth of the branch, see the example.
+            `keras_dropouts.Dropout`. Networks let it grow with the depth of the branch.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `name`, `dtype`, `trainable` as for any Keras layer.
 
@@ -35,13 +35,12 @@ class DropPath(Dropout):
 
     Example:
 
-    >>> import keras
+    >>> import keras, numpy as np
     >>> from keras_dropouts import DropPath
     >>> x = inputs = keras.Input((16,))
-    >>> depth, last = 4, 0.2
-    >>> for i in range(depth):  # 0, 0.067, 0.133, 0.2, as in vision transformers
+    >>> for rate in np.linspace(0, 0.2, 4):  # as in vision transformers, whose first block never drops
     ...     branch = keras.layers.Dense(16, "relu")(x)
-    ...     x = keras.layers.add([x, DropPath(last * i / (depth - 1))(branch)])
+    ...     x = keras.layers.add([x, DropPath(rate)(branch)])
     >>> model = keras.Model(inputs, x)
     """
 

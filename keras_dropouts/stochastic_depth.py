@@ -14,7 +14,7 @@ class StochasticDepth(Dropout):
 
     Args:
         rate: The probability of dropping the residual branch, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`. In the paper that of block l of L is `l / L` times that of the last, 0.5.
+            `keras_dropouts.Dropout`. The paper's are `keras_dropouts.linear_rates(0.5, depth)`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
@@ -40,12 +40,11 @@ class StochasticDepth(Dropout):
     Example:
 
     >>> import keras
-    >>> from keras_dropouts import StochasticDepth
+    >>> from keras_dropouts import StochasticDepth, linear_rates
     >>> x = inputs = keras.Input((16,))
-    >>> depth, last = 4, 0.5
-    >>> for i in range(1, depth + 1):
-    ...     residual = keras.layers.Dense(16, "relu")(x)
-    ...     x = keras.layers.ReLU()(StochasticDepth(last * i / depth)([x, residual]))
+    >>> for rate in linear_rates(0.5, depth=4):
+    ...     residual = keras.layers.Dense(16)(x)
+    ...     x = keras.layers.ReLU()(StochasticDepth(rate)([x, residual]))
     >>> model = keras.Model(inputs, x)
     """
 
