@@ -199,3 +199,15 @@ def checked_data_format(data_format):
             f"`data_format` must be 'channels_first', 'channels_last' or None. Received: data_format={data_format!r}"
         )
     return data_format
+
+
+def checked_sizes(name, sizes, dimensions):
+    """Returns `sizes`, of blocks or windows, as a Python integer or a tuple of one for each dimension of space."""
+    several = isinstance(sizes, (list, tuple))
+    entries = tuple(sizes) if several else (sizes,)
+    integers = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0 for n in entries)
+    if not integers or (several and len(entries) != dimensions):
+        raise ValueError(
+            f"`{name}` must be a positive integer, or a sequence of {dimensions} of them. Received: {name}={sizes!r}"
+        )
+    return tuple(int(n) for n in entries) if several else int(sizes)

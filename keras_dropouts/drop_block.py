@@ -1,12 +1,11 @@
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format
+from keras_dropouts.base import RandomLayer, checked_data_format, checked_sizes
 
 NEWTON_STEPS = 8
 
@@ -18,7 +17,7 @@ class DropBlock(RandomLayer):
 
     def __init__(self, rate, block_size, per_channel=True, exact_rate=False, data_format=None, seed=None, **kwargs):
         super().__init__(rate, seed=seed, **kwargs)
-        self.block_size = _checked_block_size(block_size, self.dimensions)
+        self.block_size = checked_sizes("block_size", block_size, self.dimensions)
         self.per_channel = _checked_flag("per_channel", per_channel)
         self.exact_rate = _checked_flag("exact_rate", exact_rate)
         self.data_format = checked_data_format(data_format)
@@ -159,17 +158,6 @@ def _count(x):
     pairs = ops.subtract(x, ops.bitwise_and(ops.right_shift(x, np.uint8(1)), np.uint8(5)))
     nibbles = ops.add(ops.bitwise_and(pairs, np.uint8(3)), ops.right_shift(pairs, np.uint8(2)))
     return ops.sum(ops.cast(ops.reshape(nibbles, (ops.shape(x)[0], -1)), "int32"), 1)
-
-
-def _checked_block_size(block_size, dimensions):
-    sizes = tuple(block_size) if isinstance(block_size, (list, tuple)) else (block_size,)
-    integers = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0 for n in sizes)
-    if not integers or (sizes != (block_size,) and len(sizes) != dimensions):
-        raise ValueError(
-            f"`block_size` must be a positive integer, or a sequence of {dimensions} of them. "
-            f"Received: block_size={block_size!r}"
-        )
-    return tuple(int(n) for n in sizes) if sizes != (block_size,) else int(block_size)
 
 
 def _checked_flag(name, value):
