@@ -7,6 +7,7 @@ from keras_dropouts.drop_connect import DropConnect
 from keras_dropouts.drop_path import DropPath
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
+from keras_dropouts.inference import always_on
 from keras_dropouts.linear_rates import linear_rates
 from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
@@ -32,6 +33,7 @@ __all__ = [
     "StochasticDepth",
     "TimestepDropout",
     "UniformDropout",
+    "always_on",
     "compare",
     "linear_rates",
 ]
