@@ -9,6 +9,7 @@ from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.inference import always_on
 from keras_dropouts.linear_rates import linear_rates
+from keras_dropouts.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.standout import Standout
@@ -25,6 +26,9 @@ __all__ = [
     "DropPath",
     "Dropout",
     "GaussianDropout",
+    "MaxPoolingDropout1D",
+    "MaxPoolingDropout2D",
+    "MaxPoolingDropout3D",
     "RateLogger",
     "SpatialDropout1D",
     "SpatialDropout2D",

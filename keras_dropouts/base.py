@@ -56,13 +56,15 @@ class RandomLayer(SeededLayer):
     """Base of the layers that multiply their input by random numbers while training.
 
     In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
-    the input. A subclass says which multiplier, by overriding one of two hooks:
+    the input. A subclass says which multiplier, by overriding one of three hooks:
 
     - `_keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
-    - `_multiply(inputs, key, rate)`: the whole product, for noise that is no mask.
+    - `_multiply(inputs, key, rate)`: the whole product, for noise that is no mask;
+    - `_train(inputs, key, rate)`: the whole layer, where it is no product or the input decides what is dropped.
 
-    Both must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass calls them
-    again, with the gradient as `inputs`, instead of keeping what they drew.
+    The first two must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass
+    calls them again, with the gradient as `inputs`, instead of keeping what they drew. The last had best be
+    `random.replayed`.
 
     Args:
         rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
@@ -141,7 +143,10 @@ class RandomLayer(SeededLayer):
             )
         if not training:
             return self._infer(inputs)
-        return random.recomputed(self._multiply, inputs, *self._next_draw())
+        return self._train(inputs, *self._next_draw())
+
+    def _train(self, inputs, key, rate):
+        return random.recomputed(self._multiply, inputs, key, rate)
 
     def _infer(self, inputs):
         return inputs

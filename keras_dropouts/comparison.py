@@ -253,7 +253,7 @@ class Candidate:
                 self.places += 1
                 return outputs
             except ValueError as refusal:
-                self._refusal = refusal
+                self._refusal = self._refusal or refusal
         return layer(inputs)
 
     def apply(self, layer, inputs, **kwargs):
@@ -265,7 +265,14 @@ class Candidate:
         try:
             if "layer" in inspect.signature(self.layer).parameters:
                 return self.layer(layer=layer, **arguments)(inputs, **kwargs)
-            return self.layer(**arguments)(layer(inputs), **kwargs)
+            features = layer(inputs)
+            outputs = self.layer(**arguments)(features, **kwargs)
+            if outputs.shape != features.shape:
+                raise ValueError(
+                    f"It must not change the shape of what a layer returns. "
+                    f"Received: outputs of shape {tuple(outputs.shape)} for inputs of shape {tuple(features.shape)}"
+                )
+            return outputs
         finally:
             random.setstate(state)
 

@@ -41,6 +41,7 @@ class Row:
         std: The multiplier's standard deviation at a rate.
         max_rate: The largest value allowed; itself excluded where it is not attained.
         accepts_max: Whether it is attained.
+        keeps_masks: Whether a mask of timesteps fits the output.
         elementwise: Whether the output is the input times the multiplier, and inference the identity.
     """
 
@@ -59,6 +60,7 @@ class Row:
     std: Callable = lambda rate: math.sqrt(nearest(rate) / (1 - nearest(rate)))
     max_rate: float = 1.0
     accepts_max: bool = True
+    keeps_masks: bool = True
     elementwise: bool = True
 
     def make(self, rate, seed=7, **kwargs):
@@ -148,6 +150,30 @@ ROWS = [
         arguments={"block_size": 2, "exact_rate": True},
         dependent=(1, 2, 3),
         by_share=True,
+    ),
+    Row(
+        kd.MaxPoolingDropout1D,
+        shape=(3, 11, 6),
+        golden="4bc0f911c38a83ca",
+        drops="elements of a sequence, before the maximum of each window is taken",
+        keeps_masks=False,
+        elementwise=False,
+    ),
+    Row(
+        kd.MaxPoolingDropout2D,
+        shape=(3, 5, 7, 6),
+        golden="6bcad25ed9edbc5e",
+        drops="elements of an image, before the maximum of each window is taken",
+        keeps_masks=False,
+        elementwise=False,
+    ),
+    Row(
+        kd.MaxPoolingDropout3D,
+        shape=(3, 4, 5, 2, 6),
+        golden="20e5ffaa4b145114",
+        drops="elements of a volume, before the maximum of each window is taken",
+        keeps_masks=False,
+        elementwise=False,
     ),
     Row(
         kd.GaussianDropout,

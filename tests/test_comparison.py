@@ -103,13 +103,18 @@ def test_calibration_error():
 
 
 # They are no layers to put behind another.
-NO_PLACE = {keras_dropouts.StochasticDepth: "expects 2 input"}
+NO_PLACE = {
+    keras_dropouts.MaxPoolingDropout1D: "expected ndim=3",
+    keras_dropouts.MaxPoolingDropout2D: "must not change the shape",
+    keras_dropouts.MaxPoolingDropout3D: "expected ndim=5",
+    keras_dropouts.StochasticDepth: "expects 2 input",
+}
 
 
 @pytest.mark.parametrize("layer", NO_PLACE, ids=lambda layer: layer.__name__)
 def test_why_a_layer_has_no_place(layer):
     with pytest.raises(ValueError, match=f"{layer.__name__} 0.3 fits nowhere in the model. .*{NO_PLACE[layer]}"):
-        comparison.Candidate(layer, 0.3).build(model_of_all_ranks)
+        comparison.Candidate(layer, 0.3).build(small_model)
     assert not __main__.fits(layer, small_model)
 
 
