@@ -7,7 +7,7 @@ from keras_dropouts.drop_connect import DropConnect
 from keras_dropouts.drop_path import DropPath
 from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
-from keras_dropouts.inference import always_on
+from keras_dropouts.inference import always_on, monte_carlo
 from keras_dropouts.linear_rates import linear_rates
 from keras_dropouts.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.rate_logger import RateLogger
@@ -40,4 +40,5 @@ __all__ = [
     "always_on",
     "compare",
     "linear_rates",
+    "monte_carlo",
 ]
