@@ -9,6 +9,7 @@ from keras_dropouts.dropout import Dropout
 from keras_dropouts.gaussian_dropout import GaussianDropout
 from keras_dropouts.inference import always_on, monte_carlo
 from keras_dropouts.linear_rates import linear_rates
+from keras_dropouts.max_drop import MaxDrop
 from keras_dropouts.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
@@ -26,6 +27,7 @@ __all__ = [
     "DropPath",
     "Dropout",
     "GaussianDropout",
+    "MaxDrop",
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",

@@ -36,9 +36,12 @@ class Row:
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
         dependent: The axes along which draws differ, but are not independent.
+        area: The mean, and the mean square, of the part of what it decides on that a draw drops.
+        by_value: Whether the input decides which part that is. In an input of ones it is the first element.
         mask: Whether the multiplier is 0 or one number. Else it is noise of mean 1.
+        scaled: Whether a mask scales what it keeps, so that the mean stays.
         by_share: Whether a mask scales by the share it kept, not by the one expected.
-        std: The multiplier's standard deviation at a rate.
+        std: The standard deviation of noise at a rate.
         max_rate: The largest value allowed; itself excluded where it is not attained.
         accepts_max: Whether it is attained.
         keeps_masks: Whether a mask of timesteps fits the output.
@@ -55,9 +58,12 @@ class Row:
     parameter: str = "rate"
     tied: tuple = ()
     dependent: tuple = ()
+    area: tuple = (1.0, 1.0)
+    by_value: bool = False
     mask: bool = True
+    scaled: bool = True
     by_share: bool = False
-    std: Callable = lambda rate: math.sqrt(nearest(rate) / (1 - nearest(rate)))
+    std: Callable | None = None
     max_rate: float = 1.0
     accepts_max: bool = True
     keeps_masks: bool = True
@@ -74,7 +80,14 @@ class Row:
 
     def kept(self, m, rate):
         """What the mask that drew the multiplier `m` scales by where it keeps."""
+        if not self.scaled:
+            return 1.0
         return m.size / np.count_nonzero(m) if self.by_share else 1 / (1 - nearest(rate))
+
+    def dropped(self, rate):
+        """The share that a mask drops at a rate, and how that deviates from one independent draw to the next."""
+        mean, square = (rate * moment for moment in self.area)
+        return mean, math.sqrt(square - mean**2)
 
     def __str__(self):
         return self.layer.__name__
@@ -150,6 +163,16 @@ ROWS = [
         arguments={"block_size": 2, "exact_rate": True},
         dependent=(1, 2, 3),
         by_share=True,
+    ),
+    Row(
+        kd.MaxDrop,
+        shape=(3, 5, 7, 6),
+        golden="264c4c950d0b68cf",
+        drops="the largest element of a feature map, or of the channels of a position",
+        dependent=(1, 2),
+        area=(1 / 35, 1 / 35**2),
+        by_value=True,
+        scaled=False,
     ),
     Row(
         kd.MaxPoolingDropout1D,

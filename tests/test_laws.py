@@ -16,7 +16,7 @@ from backend import (
     train,
     value_and_gradient,
 )
-from catalog import ROWS
+from catalog import ROWS, nearest
 from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
@@ -89,23 +89,26 @@ def test_one_draw_serves_the_tied_axes_and_no_others(row, policy):
 def test_the_rate_is_right(row, rate, policy):
     shape = wide(row, 400_000)
     m = multiplier(row.make(rate, dtype=policy), shape)
-    groups = row.groups(shape)
-    dropped = (m == 0).mean()
-    assert abs(dropped - rate) < SIGMAS * np.sqrt(rate * (1 - rate) / groups)
+    share, deviation = row.dropped(rate)
+    assert abs((m == 0).mean() - share) < SIGMAS * deviation / np.sqrt(row.groups(shape))
 
 
 @elementwise
 @pytest.mark.parametrize("rate", [0.001, 0.2, 0.5, 0.9])
-def test_the_mean_is_1_and_the_spread_is_right(row, rate, policy):
+def test_the_mean_and_the_spread_are_right(row, rate, policy):
     shape = wide(row, 400_000)
     m = multiplier(row.make(rate, dtype=policy), shape).astype("float64")
     groups = row.groups(shape)
-    # A mask's two values are known to the last bit (law 2); what the type's rounding of the larger does is not noise.
-    scale = row.kept(m, rate) / m.max() if row.mask else 1
-    assert abs(m.mean() * scale - 1) < SIGMAS * row.std(rate) / np.sqrt(groups)
-    if not row.mask:
-        rounding = float(ml_epsilon(policy))
-        assert abs(m.std() / row.std(rate) - 1) < SIGMAS / np.sqrt(groups) + rounding / row.std(rate)
+    if row.mask:
+        kept = row.kept(m, rate)
+        share, deviation = row.dropped(nearest(rate))
+        mean = 1 if row.scaled else 1 - share
+        # A mask's two values are known to the last bit (law 2); the rounding of the larger is no noise.
+        assert abs(m.mean() * kept / m.max() - mean) < SIGMAS * kept * deviation / np.sqrt(groups)
+    else:
+        std, rounding = row.std(rate), float(ml_epsilon(policy))
+        assert abs(m.mean() - 1) < SIGMAS * std / np.sqrt(groups)
+        assert abs(m.std() / std - 1) < SIGMAS / np.sqrt(groups) + rounding / std
 
 
 def ml_epsilon(policy):
@@ -118,7 +121,7 @@ def ml_epsilon(policy):
 @elementwise
 def test_the_gradient_is_the_same_multiplier(row, policy):
     x, upstream = (in_dtype(normal_inputs(row.shape, i), compute_dtype(policy)) for i in (1, 2))
-    m = multiplier(row.make(0.5), row.shape)
+    m = train(row.make(0.5), x) / x if row.by_value else multiplier(row.make(0.5), row.shape)
     layer = row.make(0.5, dtype=policy)
     y, gradient = value_and_gradient(lambda x: layer(x, training=True), x, upstream)
     np.testing.assert_allclose(y, in_dtype(x * m, layer.compute_dtype), rtol=ml_epsilon(policy))
@@ -448,7 +451,7 @@ def test_what_is_dropped_is_0_whatever_it_was(row, bad, policy):
     y = train(row.make(0.5, dtype=policy), np.full(shape, bad, "float32"))
     m = multiplier(row.make(0.5), shape)
     np.testing.assert_array_equal(y, np.where(m == 0, 0, bad))
-    if row.accepts_max:
+    if row.accepts_max and row.area == (1, 1):
         assert (train(row.make(row.max_rate, dtype=policy), np.full(shape, bad, "float32")) == 0).all()
 
 

@@ -103,7 +103,7 @@ def a_bad_rate_is_refused(row, rate):
         *fails(a_bad_rate_is_refused, DROPOUT, None, why="9: None raises a bare TypeError"),
         *fails(a_bad_rate_is_refused, DROPOUT, True, why="9: True is accepted"),
         *fails(
-            test_laws.test_the_mean_is_1_and_the_spread_is_right,
+            test_laws.test_the_mean_and_the_spread_are_right,
             GAUSSIAN,
             0.2,
             "mixed_bfloat16",
