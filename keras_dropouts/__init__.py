@@ -15,6 +15,7 @@ from keras_dropouts.rate_logger import RateLogger
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.standout import Standout
 from keras_dropouts.stochastic_depth import StochasticDepth
+from keras_dropouts.surgery import insert_after, replace
 from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
 
@@ -41,6 +42,8 @@ __all__ = [
     "UniformDropout",
     "always_on",
     "compare",
+    "insert_after",
     "linear_rates",
     "monte_carlo",
+    "replace",
 ]

@@ -13,6 +13,7 @@ from keras import ops, tree
 
 from keras_dropouts import random
 from keras_dropouts.base import SeededLayer, checked_seed
+from keras_dropouts.surgery import inputs_like
 
 # They draw in training too, but drop nothing. Keras has no public name for the base of its augmentation layers.
 NO_DROPOUT = (keras.layers.GaussianNoise, keras.layers.Rescaling.__base__)
@@ -66,13 +67,8 @@ def always_on(model):
     layer = AlwaysOn(model)
     if not hasattr(model, "inputs"):
         return keras.Sequential([layer], name=name)
-    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    inputs = tree.map_structure(_input_like, inputs)
+    inputs = inputs_like(model)
     return keras.Model(inputs, layer(inputs), name=name)
-
-
-def _input_like(tensor):
-    return keras.layers.InputLayer.from_config(tensor._keras_history.operation.get_config()).output
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
