@@ -2,6 +2,7 @@
 
 from keras_dropouts.comparison import compare
 from keras_dropouts.curriculum_dropout import CurriculumDropout
+from keras_dropouts.cutout import Cutout
 from keras_dropouts.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.drop_connect import DropConnect
 from keras_dropouts.drop_path import DropPath
@@ -21,6 +22,7 @@ from keras_dropouts.uniform_dropout import UniformDropout
 
 __all__ = [
     "CurriculumDropout",
+    "Cutout",
     "DropBlock1D",
     "DropBlock2D",
     "DropBlock3D",

@@ -98,6 +98,16 @@ def dense():
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
 
 
+def cutout_area(length, *size):
+    """The mean, and the mean square, of the part of an image that a square covers which is centred on any pixel."""
+    moments = np.ones(2)
+    for n in size:
+        begin = np.arange(n) - length // 2
+        covered = (np.clip(begin + length, 0, n) - np.clip(begin, 0, n)) / n
+        moments *= [covered.mean(), (covered**2).mean()]
+    return tuple(moments)
+
+
 @keras.saving.register_keras_serializable(package="catalog")
 class ResidualAlone(kd.StochasticDepth):
     """StochasticDepth of a residual branch whose shortcut is 0."""
@@ -163,6 +173,17 @@ ROWS = [
         arguments={"block_size": 2, "exact_rate": True},
         dependent=(1, 2, 3),
         by_share=True,
+    ),
+    Row(
+        kd.Cutout,
+        shape=(9, 5, 7, 2),
+        golden="0e603e3917c026a6",
+        drops="a square of an image",
+        arguments={"length": 4},
+        tied=(3,),
+        dependent=(1, 2),
+        area=cutout_area(4, 5, 7),
+        scaled=False,
     ),
     Row(
         kd.MaxDrop,

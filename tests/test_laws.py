@@ -380,13 +380,13 @@ def test_a_rate_set_late_takes_effect_at_the_next_batch(row, before, after):
     model.compile(keras.optimizers.SGD(0.0), "mae")
     # Not ones: their sum survives where the mask scales by the share it kept.
     one = np.arange(math.prod(row.shape[1:]), dtype="float32").reshape(row.shape[1:])
-    x, whole = np.stack([one] * 9), one.sum()
+    x, whole = np.stack([one] * 27), one.sum()
     callback = SetRate(row, after)
-    model.fit(x, np.zeros((9, 1)), batch_size=3, epochs=1, verbose=0, callbacks=[callback])
+    model.fit(x, np.zeros((27, 1)), batch_size=9, epochs=1, verbose=0, callbacks=[callback])
     undisturbed = np.isclose(callback.losses, whole, rtol=1e-5)
     assert undisturbed.tolist() == ([True, False, False] if before == 0 else [False, True, True])
     setattr(model.get_layer("it"), row.parameter, before)
-    loss = model.fit(x, np.zeros((9, 1)), batch_size=3, verbose=0).history["loss"][0]
+    loss = model.fit(x, np.zeros((27, 1)), batch_size=9, verbose=0).history["loss"][0]
     assert np.isclose(loss, whole, rtol=1e-5) == (before == 0)
 
 
