@@ -250,7 +250,7 @@ def monte_carlo(model, x, samples=32, batch_size=32, verbose="auto", seed=None, 
         seed: `None`, or an integer in `[0, 2**32)`. The same seed gives the same predictions again, for as many samples
             of the same data in the same batches.
         keep_samples: Whether to keep each prediction. If not, the mean and all else are computed as the predictions
-            come, and memory does not depend on `samples`.
+            come, and memory holds those of one batch, one after the other (up to ten at a time on TensorFlow).
 
     Returns:
         A `MonteCarloPrediction`. If the model has several outputs, the structure that `model` returns (a list, a

@@ -200,7 +200,11 @@ def test_narrow_probabilities_are_probabilities():
     assert prediction.mean.dtype == "float32" and (prediction.entropy > 0).all()
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "log_softmax", "sigmoid"])
+def sums_to_1(y):
+    return y - keras.ops.mean(y, -1, keepdims=True) + 1 / 3
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "log_softmax", "sigmoid", sums_to_1])
 def test_what_are_no_probabilities_have_no_entropy(activation):
     model = keras.Sequential([keras.Input((6,)), kd.Dropout(0.5), keras.layers.Dense(3, activation)])
     prediction = monte_carlo(model, X, samples=2, batch_size=7)
