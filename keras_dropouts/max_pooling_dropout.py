@@ -175,6 +175,10 @@ class MaxPoolingDropout1D(MaxPoolingDropout):
     The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
     for inputs that are not negative, and makes inference the mean of training for all others.
 
+    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
+    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
+    by the backend's own sort, which is many times slower.
+
     Example:
 
     >>> import numpy as np
@@ -232,6 +236,10 @@ class MaxPoolingDropout2D(MaxPoolingDropout):
     The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
     for inputs that are not negative, and makes inference the mean of training for all others.
 
+    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
+    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
+    by the backend's own sort, which is many times slower.
+
     Example:
 
     >>> import numpy as np
@@ -288,6 +296,10 @@ class MaxPoolingDropout3D(MaxPoolingDropout):
 
     The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
     for inputs that are not negative, and makes inference the mean of training for all others.
+
+    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
+    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
+    by the backend's own sort, which is many times slower.
 
     Example:
 
