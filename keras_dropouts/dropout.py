@@ -65,6 +65,11 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         """Returns the mask's shape for `inputs`: a size, 1 or `None` (the input's size) for each axis."""
         return self.noise_shape
 
+    def _multiply(self, inputs, key, rate):
+        if self._get_noise_shape(inputs) is None:
+            return _multiply(inputs, key, rate, self.scaling == "training")
+        return super()._multiply(inputs, key, rate)
+
     def _keep_mask(self, inputs, key, rate):
         shape = _fit(self._get_noise_shape(inputs), inputs)
         scale = random.keep_scale(rate) if self.scaling == "training" else 1.0
@@ -94,11 +99,16 @@ def _checked_noise_shape(noise_shape):
     )
 
 
+# Drawn in the loop that applies it. Where one draw serves many elements, XLA would repeat it for each of them.
+@random.fused
+def _multiply(inputs, key, rate, rescale):
+    keep = random.keep_mask(key, ops.shape(inputs), rate)
+    return random.select(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
+
+
 def _fit(noise_shape, inputs):
     """Returns the noise shape with the input's sizes in place of `None`."""
     shape = ops.shape(inputs)
-    if noise_shape is None:
-        return shape
     entries = tuple(noise_shape)
     if len(entries) == len(shape):
         entries = tuple(size if n is None else n for n, size in zip(entries, shape, strict=True))

@@ -52,5 +52,9 @@ class GaussianDropout(RandomLayer):
     max_rate = 1 - 2**-16
 
     def _multiply(self, inputs, key, rate):
-        noise = 1 + ops.sqrt(rate / (1 - rate)) * random.normal(key, ops.shape(inputs))
-        return random.scale(noise, inputs)
+        return _multiply(inputs, key, rate)
+
+
+@random.fused
+def _multiply(inputs, key, rate):
+    return random.perturb(inputs, random.normal(key, ops.shape(inputs)), ops.sqrt(rate / (1 - rate)))

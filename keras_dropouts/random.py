@@ -15,7 +15,6 @@ A *key* here is a tensor of three 32-bit integers: seed, call and the index of t
 
 import functools
 import math
-import statistics
 
 import keras
 import numpy as np
@@ -24,14 +23,26 @@ BACKEND = keras.backend.backend()
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+
+    xp, cast = tf, tf.cast
 elif BACKEND == "jax":
     import jax
     import jax.numpy as jnp
+
+    xp, cast = jnp, jnp.astype
 elif BACKEND == "torch":
     import torch
     import torch.utils.checkpoint
+
+    xp = torch
+
+    def cast(x, dtype):
+        return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
 else:
     raise ImportError(f"keras_dropouts runs on the backends tensorflow, jax and torch. Received: {BACKEND!r}")
+
+# `xp` is the backend itself, for what has one name and meaning in all three: keras.ops looks for symbolic tensors among
+# the arguments of each call, which on PyTorch takes longer than the operation.
 
 # PyTorch shifts and adds only signed integers; the bits are the same.
 WORD = "int32" if BACKEND == "torch" else "uint32"
@@ -97,18 +108,18 @@ def _float_bits(value):
 def key_of(state):
     """Returns the key for a state that `RandomState.next` gave: seed, call, and first sample of this replica."""
     words = _words(state)
-    first_sample = keras.ops.cast(keras.ops.convert_to_tensor(_replica() * SAMPLES_PER_REPLICA), WORD)
-    return keras.ops.concatenate([words[:2], first_sample[None]])
+    first_sample = keras.ops.convert_to_tensor(_replica() * SAMPLES_PER_REPLICA, WORD)
+    return xp.concat([words[:2], first_sample[None]], axis=0)
 
 
 def from_sample(key, sample):
     """Returns the key for the samples from `sample` on (an integer or an integer scalar tensor) alone."""
-    return keras.ops.concatenate([key[:2], key[2:] + keras.ops.cast(sample, WORD)])
+    return xp.concat([key[:2], key[2:] + keras.ops.cast(sample, WORD)], axis=0)
 
 
 def calls_of(state):
     """Returns the call counter of a state as an int32 scalar."""
-    return keras.ops.cast(state[1], "int32")
+    return cast(state[1], "int32")
 
 
 def rate_of(state):
@@ -122,7 +133,7 @@ def rate_of(state):
 
 
 def _words(state):
-    return keras.ops.cast(state, WORD)
+    return cast(state, WORD)
 
 
 def _replica():
@@ -233,81 +244,107 @@ def _pairs(key, samples, blocks):
 
 
 def _draws(key, samples, blocks):
-    """Signed 16-bit draws of shape (samples, 2, 2, blocks): int16 on PyTorch, else int32."""
+    """Signed 16-bit draws of shape (samples, 2, 2, blocks), in int32."""
     words = _pairs(key, samples, blocks)
-    if BACKEND == "torch":
-        return words.view(torch.int16).view(2, samples, blocks, 2).permute(1, 0, 3, 2)
+    if BACKEND == "torch" and not torch.compiler.is_compiling():
+        draws = torch.empty((samples, 2, 2, blocks), dtype=torch.int32, device=key.device)
+        for word, (low, high) in zip(words, draws.permute(1, 2, 0, 3), strict=True):
+            torch.bitwise_left_shift(word, 16, out=low)
+            low >>= 16
+            torch.bitwise_right_shift(word, 16, out=high)
+        return draws
     words = keras.ops.stack(words, 1)[:, :, None]
+    halves = keras.ops.convert_to_tensor([[16], [0]], "int32")
     if BACKEND == "tensorflow":
-        halves = tf.bitwise.left_shift(words, tf.constant([[16], [0]]))
-        return tf.bitwise.right_shift(halves, tf.constant(16))
-    return (words << np.array([[16], [0]], "int32")) >> 16
+        return tf.bitwise.right_shift(tf.bitwise.left_shift(words, halves), tf.constant(16))
+    return (words << halves) >> 16
 
 
 @compiled
 def _keep(key, threshold, samples, blocks):
-    draws = _draws(key, samples, blocks)
-    if BACKEND != "torch":
-        return draws >= threshold - 32768
-    # In the draws' own 16 bits, which cannot hold the threshold that drops everything.
-    # Straight into the order of the elements, but not in torch.compile, which loses an out's strides.
-    out = None if torch.compiler.is_compiling() else torch.empty(draws.shape, dtype=torch.bool, device=draws.device)
-    keep = torch.ge(draws, (threshold - 32768).clamp(max=32767), out=out).contiguous()
-    keep.view(torch.uint8).bitwise_and_((threshold < 65536).to(torch.uint8))
-    return keep
+    draws, bound = _draws(key, samples, blocks), threshold - 32768
+    # In place: PyTorch does not compare into booleans with vector units.
+    return draws.ge_(bound).to(torch.bool) if BACKEND == "torch" else draws >= bound
 
 
 @compiled
 def _rare(key, probability, samples, blocks):
     # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
     high = keras.ops.floor(probability * 65536)
-    low = keras.ops.cast((probability * 65536 - high) * 65536, "int32")
-    bound = (keras.ops.cast(keras.ops.minimum(high, 65535), "int32") - 32768) * 65536 + low
+    low = cast((probability * 65536 - high) * 65536, "int32")
+    bound = (cast(keras.ops.minimum(high, 65535), "int32") - 32768) * 65536 + low
     # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
-    turn = keras.ops.cast(probability * (1 - probability) * 2.0**32, "int32")
-    drawn = keras.ops.cast(probability >= 1, "uint8") * 15
+    turn = cast(probability * (1 - probability) * 2.0**32, "int32")
+    drawn = cast(probability >= 1, "uint8") * 15
     for i, word in enumerate(_pairs(key, samples, blocks)):
         for j in range(2):
-            drawn = drawn | keras.ops.cast(word < bound, "uint8") * 2 ** (2 * i + j)
+            drawn = drawn | cast(word < bound, "uint8") * 2 ** (2 * i + j)
             word -= turn
     return drawn
 
 
 @compiled
 def _uniform(key, samples, blocks):
-    return (2 * keras.ops.cast(_draws(key, samples, blocks), "float32") + 1) / 65536
+    uniform = cast(_draws(key, samples, blocks), "float32")
+    uniform *= 2**-15
+    uniform += 2**-16
+    return uniform
 
 
 @compiled
 def _normal(key, samples, blocks):
     draws = _draws(key, samples, blocks)
+    if BACKEND != "torch" or torch.compiler.is_compiling():
+        return _quantile(draws)
+    # Where each operation is a pass over memory, a table of all the values.
+    return _normals(draws.device).index_select(0, draws.add_(32768).view(-1)).view(draws.shape)
+
+
+def _quantile(draws):
+    """The normal quantiles at (draws + 32768.5) / 65536, to 6e-4: in integers, which every compiler rounds alike.
+
+    With x = (2 * draw + 1) / 65536 in (-1, 1) and w = -log2(1 - x**2), the quantile is x times a smooth function of w
+    (Giles, "Approximating the erfinv function", GPU Computing Gems, 2011), here a polynomial of degree 5.
+    """
+    # The bits of a float are its logarithm but for the mantissa m, with m for log2(1 + m); in 2**-15.
+    logarithm = _shifted(_bits(cast(2**30 - draws * (draws + 1), "float32")), 8)
+    mantissa = logarithm & 32767
+    bulge = _shifted(_shifted(mantissa * (32768 - mantissa), 15) * (13856 - _shifted(5217 * mantissa, 15)), 15)
+    w = _shifted((157 << 15) - logarithm - bulge, 4)
+    ratio = -14740
+    for coefficient in (45021, -49828, 16337, 27344, 9394):
+        ratio = _shifted(ratio * w, 15) + coefficient
+    # The factor makes the variance of the 65536 values 1.
+    return cast((2 * draws + 1) * ratio, "float32") * np.float32(2.0346756597637477e-09)
+
+
+if BACKEND == "torch":
+
+    @functools.cache
+    def _normals(device):
+        return _quantile(torch.arange(-32768, 32768, dtype=torch.int32, device=device))
+
+
+def _shifted(x, distance):
+    """Shifts signed integers to the right."""
+    return tf.bitwise.right_shift(x, tf.constant(distance, x.dtype)) if BACKEND == "tensorflow" else x >> distance
+
+
+def _bits(x):
+    """The bits of a float32 tensor as int32."""
     if BACKEND == "tensorflow":
-        return tf.gather(NORMALS, draws + 32768)
-    if BACKEND == "jax":
-        return jnp.asarray(NORMALS)[draws + 32768]
-    draws = draws.to(torch.int32, memory_format=torch.contiguous_format).add_(32768)
-    return torch.from_numpy(NORMALS).to(draws.device).index_select(0, draws.view(-1)).view(draws.shape)
-
-
-def _equally_likely_normals():
-    """The normal distribution in 65536 equally likely values, in float32: mean 0 and variance 1 exactly."""
-    normal = statistics.NormalDist()
-    upper = np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
-    upper /= np.sqrt(np.mean(upper**2))
-    return np.concatenate([-upper[::-1], upper]).astype("float32")
-
-
-NORMALS = _equally_likely_normals()
+        return tf.bitcast(x, tf.int32)
+    return jax.lax.bitcast_convert_type(x, jnp.int32) if BACKEND == "jax" else x.view(torch.int32)
 
 
 def _filled(kernel, key, shape, *args):
     """Runs a kernel for a tensor of `shape`, whose entries may be scalar tensors on TensorFlow."""
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
     blocks = (size + 3) // 4
-    drawn = keras.ops.reshape(_run(kernel, key, samples, blocks, *args), (samples, 4 * blocks))
+    drawn = xp.reshape(_run(kernel, key, samples, blocks, *args), (samples, 4 * blocks))
     if not isinstance(size, int) or size % 4:
         drawn = drawn[:, :size]
-    return keras.ops.reshape(drawn, shape)
+    return xp.reshape(drawn, shape)
 
 
 def _run(kernel, key, samples, blocks, *args):
@@ -331,18 +368,18 @@ def _bucket(n):
 
 def threshold_of(rate):
     """The rate in 65536ths, an int32 scalar: every rate that masks draw is a multiple of 2**-16."""
-    return keras.ops.cast(keras.ops.round(rate * 65536), "int32")
+    return cast(xp.round(rate * 65536), "int32")
 
 
 def keep_probability(rate):
     """The probability with which `keep_mask` keeps an element, a float32 scalar."""
-    return keras.ops.cast(65536 - threshold_of(rate), "float32") / 65536
+    return cast(65536 - threshold_of(rate), "float32") / 65536
 
 
 def keep_scale(rate):
     """The inverse of `keep_probability`, or 0 where that is 0."""
     keep = keep_probability(rate)
-    return keras.ops.where(keep > 0, 1 / keras.ops.maximum(keep, 2**-16), 0.0)
+    return xp.where(keep > 0, 1 / keep, 0.0)
 
 
 def keep_mask(key, shape, rate):
@@ -370,13 +407,13 @@ def rare_bits(key, shape, probability):
     Returns:
         A uint8 tensor of `shape`, the bits in its lower half.
     """
-    return keras.ops.reshape(_run(_rare, key, shape[0], math.prod(shape[1:]), probability), shape)
+    return xp.reshape(_run(_rare, key, shape[0], math.prod(shape[1:]), probability), shape)
 
 
 def unpacked(bits):
     """What `rare_bits` gave, or what was made of it, as booleans, with a new last axis of 4."""
     # Each bit to the bottom of its own byte of a word, and the word taken for four bytes.
-    words = keras.ops.cast(bits, "int32") * 0x00204081 & 0x01010101
+    words = cast(bits, "int32") * 0x00204081 & 0x01010101
     if BACKEND == "tensorflow":
         return tf.cast(tf.bitcast(words, tf.uint8), tf.bool)
     if BACKEND == "jax":
@@ -406,24 +443,38 @@ def select(keep, scale, inputs):
     if BACKEND == "torch":
         scaled = inputs.to(torch.promote_types(inputs.dtype, torch.float32)) * scale
         if torch.is_grad_enabled():
-            return torch.where(keep, scaled, 0).to(inputs.dtype)
-        # By all bits or none: `torch.where` takes twice as long, but has a gradient.
+            return xp.where(keep, scaled, 0).to(inputs.dtype)
+        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient.
         bits = torch.int64 if scaled.dtype == torch.float64 else torch.int32
-        return scaled.view(bits).bitwise_and_(keep.to(bits).neg_()).view(scaled.dtype).to(inputs.dtype)
+        return scaled.view(bits).mul_(keep.to(bits)).view(scaled.dtype).to(inputs.dtype)
     return _where(inputs, keep, scale)
 
 
 @fused
 def _where(inputs, keep, scale):
-    wide = keras.ops.cast(inputs, work_dtype(inputs))
-    scaled = wide * keras.ops.cast(scale, wide.dtype)
-    return keras.ops.cast(keras.ops.where(keep, scaled, keras.ops.zeros_like(scaled)), inputs.dtype)
+    wide = cast(inputs, work_dtype(inputs))
+    return cast(xp.where(keep, wide * keras.ops.cast(scale, wide.dtype), 0), inputs.dtype)
 
 
 def scale(multiplier, inputs):
     """`inputs * multiplier`, computed in at least float32, in the input's dtype."""
-    product = keras.ops.cast(inputs, work_dtype(inputs)) * keras.ops.cast(multiplier, work_dtype(inputs))
-    return keras.ops.cast(product, inputs.dtype)
+    wide = work_dtype(inputs)
+    return cast(cast(inputs, wide) * keras.ops.cast(multiplier, wide), inputs.dtype)
+
+
+@fused
+def perturb(inputs, noise, deviation):
+    """`inputs * (1 + deviation * noise)`, computed in at least float32, in the input's dtype.
+
+    Args:
+        inputs: Float tensor.
+        noise: Float32 tensor that broadcasts to `inputs`, and that nothing else reads: PyTorch overwrites it.
+        deviation: Float32 scalar tensor.
+    """
+    noise *= deviation
+    noise += 1
+    wide = work_dtype(inputs)
+    return cast(cast(inputs, wide) * cast(noise, wide), inputs.dtype)
 
 
 def work_dtype(inputs):

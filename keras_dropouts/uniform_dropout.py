@@ -66,7 +66,7 @@ class UniformDropout(RandomLayer):
         if self.per_channel:
             channel = 1 if self.data_format == "channels_first" else len(shape) - 1
             shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
-        return random.scale(1 + beta * random.uniform(key, shape), inputs)
+        return random.perturb(inputs, random.uniform(key, shape), beta)
 
     def get_config(self):
         return {**super().get_config(), "per_channel": self.per_channel, "data_format": self.data_format}
