@@ -63,7 +63,13 @@ class MaxPoolingDropout(RandomLayer):
         return _weighted(inputs, keep, first, windows)
 
     def compute_output_shape(self, input_shape):
-        return self._max_pool(keras.KerasTensor(input_shape)).shape
+        shape = self._max_pool(keras.KerasTensor(input_shape)).shape
+        if any(n is not None and n < 1 for n in shape[1:]):
+            raise ValueError(
+                f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
+                f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
+            )
+        return shape
 
     def get_config(self):
         return {
