@@ -116,7 +116,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
 
     def call(self, inputs):
         run = _Run(self._next_state())
-        with _training_of(self), _global_generator(run.word):
+        with _training_of(self), random.global_generator(run.word):
             token = _RUN.set(run)
             try:
                 outputs = self.layer(inputs, training=False)
@@ -198,18 +198,6 @@ def _training_of(layer):
         yield
     finally:
         context.set_value("training", before)
-
-
-@contextlib.contextmanager
-def _global_generator(word):
-    """On PyTorch, Keras's own layers without a seed draw past their states, from the global generator."""
-    if random.BACKEND != "torch" or word.is_meta:
-        yield
-        return
-    torch = random.torch
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        torch.manual_seed(word.item())
-        yield
 
 
 def _drops(layer):

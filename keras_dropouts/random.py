@@ -13,6 +13,7 @@ This is the only file that asks which backend runs. Its rules:
 A *key* here is a tensor of three 32-bit integers: seed, call and the index of the first sample.
 """
 
+import contextlib
 import functools
 import math
 
@@ -115,6 +116,17 @@ def key_of(state):
 def from_sample(key, sample):
     """Returns the key for the samples from `sample` on (an integer or an integer scalar tensor) alone."""
     return xp.concat([key[:2], key[2:] + keras.ops.cast(sample, WORD)], axis=0)
+
+
+@contextlib.contextmanager
+def global_generator(word):
+    """Within, PyTorch's own generator starts from `word`, an integer: Keras's layers without a seed draw from that."""
+    if BACKEND != "torch" or word.is_meta:
+        yield
+        return
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(word.item())
+        yield
 
 
 def calls_of(state):
@@ -427,7 +439,7 @@ def uniform(key, shape):
 
 
 def normal(key, shape):
-    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values, the largest 4.3."""
+    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values up to 4.3."""
     return _filled(_normal, key, shape)
 
 

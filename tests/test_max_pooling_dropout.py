@@ -185,5 +185,5 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_an_input_smaller_than_a_window_is_refused():
-    with pytest.raises(ValueError, match="`?pool_size"):
+    with pytest.raises(ValueError, match="pool_size"):
         MaxPoolingDropout1D(0.5, pool_size=4, data_format="channels_last")(np.ones((2, 3, 1)))
