@@ -161,7 +161,7 @@ def test_a_shared_model_stays_shared():
         (re.compile("ee"), ["deep"]),
         (layers.BatchNormalization, ["norm"]),
         ((layers.BatchNormalization, layers.MultiHeadAttention), ["attention", "norm"]),
-        (lambda layer: layer.name.startswith("d"), ["deep"]),
+        pytest.param(lambda layer: layer.name.startswith("d"), ["deep"], id="function"),
         (keras.Model, ["inner", "middle"]),
     ],
     ids=str,
