@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import inspect
 import logging
 import math
 import pathlib
@@ -65,7 +64,7 @@ def main(argv=None):
         functools.partial(layer, **known) if known else layer
         for name, layer in layers.items()
         if not options.layers or name in options.layers
-        for known in [{name: ARGUMENTS[name] for name in inspect.signature(layer).parameters if name in ARGUMENTS}]
+        for known in [{name: ARGUMENTS[name] for name in comparison.parameters_of(layer) if name in ARGUMENTS}]
     ]
     # Its warnings are about models that are built over and over, as here.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -197,7 +197,7 @@ def rates_of(layer, rates):
 
 def _strength(layer):
     """Returns the name of the argument that takes the rate, or `None`, and those that are then still without value."""
-    parameters = inspect.signature(layer).parameters
+    parameters = parameters_of(layer)
     required = [
         name
         for name, parameter in parameters.items()
@@ -207,6 +207,14 @@ def _strength(layer):
     ]
     argument = "rate" if "rate" in parameters else next(iter(required), None)
     return argument, [name for name in required if name != argument]
+
+
+def parameters_of(layer):
+    # Of `__init__`: the first releases of Python 3.11 would report the `__new__` that Keras gives to all layers.
+    if not isinstance(layer, functools.partial):
+        layer = functools.partial(layer)
+    initialize = functools.partial(layer.func.__init__, None, *layer.args, **layer.keywords)
+    return inspect.signature(initialize).parameters
 
 
 def _label(layer):
@@ -263,7 +271,7 @@ class Candidate:
         # The seeds of the weights to come are Python's random numbers, and must not depend on the dropout.
         state = random.getstate()
         try:
-            if "layer" in inspect.signature(self.layer).parameters:
+            if "layer" in parameters_of(self.layer):
                 return self.layer(layer=layer, **arguments)(inputs, **kwargs)
             features = layer(inputs)
             outputs = self.layer(**arguments)(features, **kwargs)

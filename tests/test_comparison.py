@@ -1,5 +1,4 @@
 import functools
-import inspect
 import json
 import pathlib
 import signal
@@ -123,7 +122,7 @@ def test_why_a_layer_has_no_place(layer):
     "layer", [layer for layer in LAYERS if layer not in NO_PLACE], ids=lambda layer: layer.__name__
 )
 def test_every_other_layer_has_a_place(layer):
-    known = {name: 3 for name in inspect.signature(layer).parameters if name in __main__.ARGUMENTS}
+    known = {name: 3 for name in comparison.parameters_of(layer) if name in __main__.ARGUMENTS}
     layer = functools.partial(layer, **known) if known else layer
     (rate,) = comparison.rates_of(layer, [0.3])
     candidate = comparison.Candidate(layer, rate)
