@@ -206,6 +206,13 @@ def checked_data_format(data_format):
     return data_format
 
 
+def checked_count(name, count):
+    """Returns `count` as a Python integer."""
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={count!r}")
+    return int(count)
+
+
 def checked_sizes(name, sizes, dimensions):
     """Returns `sizes`, of blocks or windows, as a Python integer or a tuple of one for each dimension of space."""
     several = isinstance(sizes, (list, tuple))

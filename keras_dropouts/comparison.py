@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 
-from keras_dropouts.base import checked_seed
+from keras_dropouts.base import checked_count, checked_seed
 
 # Bins of the calibration error, as in Guo et al. (2017).
 BINS = 15
@@ -95,8 +95,7 @@ def compare(
     """
     data = checked_data(data)
     for name, value in (("epochs", epochs), ("repeats", repeats), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+        checked_count(name, value)
     if checked_seed(seed) is None:
         raise ValueError("`seed` must be an integer in [0, 2**32). Received: seed=None")
     candidates = [Candidate(), *(Candidate(layer, rate) for layer in layers for rate in rates_of(layer, rates))]

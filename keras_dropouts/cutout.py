@@ -1,10 +1,8 @@
-import numbers
-
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format
+from keras_dropouts.base import RandomLayer, checked_count, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -61,9 +59,7 @@ class Cutout(RandomLayer):
 
     def __init__(self, length, rate=1.0, data_format=None, seed=None, **kwargs):
         super().__init__(rate, seed=seed, **kwargs)
-        if not isinstance(length, numbers.Integral) or isinstance(length, bool) or length < 1:
-            raise ValueError(f"`length` must be a positive integer. Received: length={length!r}")
-        self.length = int(length)
+        self.length = checked_count("length", length)
         self.data_format = checked_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=4)
 

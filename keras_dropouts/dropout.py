@@ -66,14 +66,10 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         return self.noise_shape
 
     def _multiply(self, inputs, key, rate):
-        if self._get_noise_shape(inputs) is None:
-            return _multiply(inputs, key, rate, self.scaling == "training")
-        return super()._multiply(inputs, key, rate)
-
-    def _keep_mask(self, inputs, key, rate):
-        shape = _fit(self._get_noise_shape(inputs), inputs)
-        scale = random.keep_scale(rate) if self.scaling == "training" else 1.0
-        return random.keep_mask(key, shape, rate), scale
+        noise_shape = self._get_noise_shape(inputs)
+        # Where one draw serves many elements, XLA in one loop would repeat it for each of them.
+        drop = _drop_in_one_loop if noise_shape is None else _drop
+        return drop(inputs, key, rate, noise_shape, self.scaling == "training")
 
     def _infer(self, inputs):
         if self.scaling == "training":
@@ -99,11 +95,12 @@ def _checked_noise_shape(noise_shape):
     )
 
 
-# Drawn in the loop that applies it. Where one draw serves many elements, XLA would repeat it for each of them.
-@random.fused
-def _multiply(inputs, key, rate, rescale):
-    keep = random.keep_mask(key, ops.shape(inputs), rate)
-    return random.select(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
+def _drop(inputs, key, rate, noise_shape, rescale):
+    shape = ops.shape(inputs) if noise_shape is None else _fit(noise_shape, inputs)
+    return random.select(random.keep_mask(key, shape, rate), random.keep_scale(rate) if rescale else 1.0, inputs)
+
+
+_drop_in_one_loop = random.fused(_drop)
 
 
 def _fit(noise_shape, inputs):

@@ -4,7 +4,6 @@ import contextlib
 import contextvars
 import functools
 import math
-import numbers
 import weakref
 
 import keras
@@ -12,7 +11,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dropouts import random
-from keras_dropouts.base import SeededLayer, checked_seed
+from keras_dropouts.base import SeededLayer, checked_count, checked_seed
 from keras_dropouts.surgery import inputs_like
 
 # They draw in training too, but drop nothing. Keras has no public name for the base of its augmentation layers.
@@ -260,14 +259,13 @@ def monte_carlo(model, x, samples=32, batch_size=32, verbose="auto", seed=None, 
     >>> prediction.samples.shape, prediction.mean.shape, prediction.entropy.shape
     ((20, 5, 3), (5, 3), (5,))
     """
-    if isinstance(samples, bool) or not isinstance(samples, numbers.Integral) or samples < 1:
-        raise ValueError(f"`samples` must be a positive integer. Received: samples={samples!r}")
+    samples = checked_count("samples", samples)
     if not isinstance(keep_samples, bool):
         raise ValueError(f"`keep_samples` must be True or False. Received: keep_samples={keep_samples!r}")
     seed = checked_seed(seed)
     layer = always_on(model).layers[-1]
     layer._random_state.write(seed=seed, calls=0)
-    sampler = _Sampler(layer, int(samples), keep_samples)
+    sampler = _Sampler(layer, samples, keep_samples)
     moments = sampler.predict(x, batch_size=batch_size, verbose=verbose)
     return tree.pack_sequence_as(sampler.structure, [MonteCarloPrediction(**each) for each in moments])
 

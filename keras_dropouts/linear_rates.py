@@ -1,5 +1,7 @@
 import numbers
 
+from keras_dropouts.base import checked_count
+
 
 def linear_rates(rate, depth):
     """Returns a rate for each block of a network: small in the first, growing linearly, `rate` in the last.
@@ -29,6 +31,5 @@ def linear_rates(rate, depth):
     """
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
         raise ValueError(f"`rate` must be a number in [0, 1]. Received: rate={rate!r}")
-    if isinstance(depth, bool) or not isinstance(depth, numbers.Integral) or depth < 1:
-        raise ValueError(f"`depth` must be a positive integer. Received: depth={depth!r}")
+    checked_count("depth", depth)
     return [float(rate) * block / depth for block in range(1, depth + 1)]
