@@ -571,14 +571,19 @@ def _draw_pictures(figure, rows, columns, sample, pictures):
     for axis, (title, before, after) in zip(axes, panels, strict=False):
         channels = np.argsort(-(before != 0).mean(tuple(range(before.ndim - 1))), kind="stable")[:6]
         before, after = (_tiles(values, channels) for values in (before, after))
-        low, high = np.nanmin(before), np.nanmax(before)
-        gray = (after - low) / (high - low or 1)
-        image = np.repeat(np.clip(np.nan_to_num(gray, nan=1), 0, 1)[..., None], 3, axis=-1)
-        image[(after == 0) & (before != 0)] = ORANGE
-        axis.imshow(image, interpolation="nearest")
+        dropped = (after == 0) & (before != 0)
+        axis.imshow(painted(after, dropped, np.nanmin(before), np.nanmax(before)), interpolation="nearest")
         axis.set_title(title, fontsize=9)
     for axis in axes:
         axis.axis("off")
+
+
+def painted(values, dropped, low, high):
+    """Returns a picture of `values`, from black for `low` to white for `high`, and orange where `dropped`."""
+    gray = (values - low) / (high - low or 1)
+    image = np.repeat(np.clip(np.nan_to_num(gray, nan=1), 0, 1)[..., None], 3, axis=-1)
+    image[dropped] = ORANGE
+    return image
 
 
 def _tiles(values, channels):
