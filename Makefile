@@ -27,6 +27,7 @@ test-all:
 lint: .venv/tensorflow
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/mypy
 
 # TensorFlow comes first: saving for serving needs it on JAX too.
 .venv/tensorflow: pyproject.toml

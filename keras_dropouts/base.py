@@ -2,6 +2,8 @@
 
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -11,6 +13,10 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_dropouts import random
 
 STATE = "random_state"
+
+Rate: TypeAlias = float | LearningRateSchedule
+Sizes: TypeAlias = int | Sequence[int]
+DataFormat: TypeAlias = Literal["channels_first", "channels_last"] | None
 
 
 class SeededLayer(keras.layers.Layer):
@@ -80,7 +86,7 @@ class RandomLayer(SeededLayer):
     parameter = "rate"
     max_rate = 1.0
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate: Rate, seed: int | None = None, **kwargs: Any):
         rate = self._checked_rate(rate)
         super().__init__(seed, math.nan if isinstance(rate, LearningRateSchedule) else rate, **kwargs)
         self._rate = rate
@@ -104,7 +110,7 @@ class RandomLayer(SeededLayer):
         self._fetched_state().write(rate=rate)
         self._rate = rate
 
-    def current_rate(self):
+    def current_rate(self) -> float:
         """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
         if not self._scheduled:
             return self._rate

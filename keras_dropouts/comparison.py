@@ -11,6 +11,8 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,17 +28,17 @@ ORANGE = (0.9, 0.45, 0.1)
 
 
 def compare(
-    build_model,
-    data,
-    layers,
-    rates=(0.1, 0.3),
-    epochs=20,
-    repeats=3,
-    seed=0,
-    batch_size=64,
-    out=None,
-    verbose=True,
-):
+    build_model: Callable[[Callable], keras.Model],
+    data: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    layers: Sequence[Callable[..., keras.layers.Layer]],
+    rates: Sequence[float] = (0.1, 0.3),
+    epochs: int = 18,
+    repeats: int = 3,
+    seed: int = 0,
+    batch_size: int = 64,
+    out: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+) -> dict[str, Any]:
     """Trains a model without dropout and with each layer at each rate, over several seeds, and reports what helped.
 
     The runs of a repeat start from the same weights and see the same batches. A model for each layer and rate stays in
@@ -134,7 +136,7 @@ def compare(
             (folder / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
             _figure(results, data[1][0][0], comparison.pictures()).savefig(folder / "compare.png", dpi=150)
             for file in ("best.keras", "compare.json", "compare.png"):
-                os.replace(folder / file, pathlib.Path(out) / file)
+                os.replace(folder / file, folder.parent / file)
     return results
 
 

@@ -35,7 +35,7 @@ class CurriculumDropout(LearningRateSchedule):
     [0.0, 0.316, 0.5]
     """
 
-    def __init__(self, rate, gamma):
+    def __init__(self, rate: float, gamma: float):
         super().__init__()
         if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
             raise ValueError(f"`rate` must be a number in [0, 1]. Received: rate={rate!r}")

@@ -1,8 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_count, checked_data_format
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_count, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -57,7 +59,9 @@ class Cutout(RandomLayer):
      [1 1 1 1 1 0 0 0]]
     """
 
-    def __init__(self, length, rate=1.0, data_format=None, seed=None, **kwargs):
+    def __init__(
+        self, length: int, rate: Rate = 1.0, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(rate, seed=seed, **kwargs)
         self.length = checked_count("length", length)
         self.data_format = checked_data_format(data_format)

@@ -1,11 +1,12 @@
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format, checked_sizes
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, Sizes, checked_data_format, checked_sizes
 
 NEWTON_STEPS = 8
 
@@ -13,9 +14,18 @@ NEWTON_STEPS = 8
 class DropBlock(RandomLayer):
     """What DropBlock1D, 2D and 3D share."""
 
-    dimensions = None
+    dimensions: int
 
-    def __init__(self, rate, block_size, per_channel=True, exact_rate=False, data_format=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        rate: Rate,
+        block_size: Sizes,
+        per_channel: bool = True,
+        exact_rate: bool = False,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(rate, seed=seed, **kwargs)
         self.block_size = checked_sizes("block_size", block_size, self.dimensions)
         self.per_channel = _checked_flag("per_channel", per_channel)

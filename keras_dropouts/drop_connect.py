@@ -1,13 +1,14 @@
 import functools
 import math
 import statistics
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer
+from keras_dropouts.base import RandomLayer, Rate
 from keras_dropouts.kernel_wrapper import KernelWrapper
 
 # Masked weights that exist at one time: 4 MiB of float32.
@@ -83,7 +84,14 @@ class DropConnect(KernelWrapper, RandomLayer):
     [[2.0]]
     """
 
-    def __init__(self, layer, rate=0.5, per_example=True, seed=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        rate: Rate = 0.5,
+        per_example: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(layer, rate=rate, seed=seed, **kwargs)
         if not isinstance(per_example, bool):
             raise ValueError(f"`per_example` must be True or False. Received: per_example={per_example!r}")

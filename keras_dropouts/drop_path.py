@@ -1,5 +1,8 @@
+from typing import Any
+
 import keras
 
+from keras_dropouts.base import Rate
 from keras_dropouts.dropout import Dropout
 
 
@@ -44,7 +47,7 @@ class DropPath(Dropout):
     >>> model = keras.Model(inputs, x)
     """
 
-    def __init__(self, rate=0.5, seed=None, **kwargs):
+    def __init__(self, rate: Rate = 0.5, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, None, seed, **kwargs)
 
     def _get_noise_shape(self, inputs):

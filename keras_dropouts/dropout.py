@@ -1,8 +1,11 @@
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer
+from keras_dropouts.base import RandomLayer, Rate
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -54,7 +57,14 @@ class Dropout(RandomLayer, keras.layers.Dropout):
     [0.0, 2.0]
     """
 
-    def __init__(self, rate, noise_shape=None, seed=None, scaling="training", **kwargs):
+    def __init__(
+        self,
+        rate: Rate,
+        noise_shape: Sequence[int | None] | None = None,
+        seed: int | None = None,
+        scaling: Literal["training", "inference"] = "training",
+        **kwargs: Any,
+    ):
         super().__init__(rate, seed=seed, **kwargs)
         self.noise_shape = _checked_noise_shape(noise_shape)
         if scaling not in ("training", "inference"):

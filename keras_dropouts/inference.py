@@ -5,6 +5,7 @@ import contextvars
 import functools
 import math
 import weakref
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ ACTIVE_IN_TRAINING = (keras.layers.BatchNormalization, keras.layers.SpectralNorm
 FOREIGN = (keras.layers.JaxLayer, keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
 
 
-def always_on(model):
+def always_on(model: keras.Model) -> keras.Model:
     """Returns a model with the same weights whose dropout stays active: in `predict` and `evaluate`, and once saved.
 
     Everything else stays in inference mode, in `fit` too: batch normalization uses its moving statistics and leaves
@@ -135,7 +136,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
 
 # What runs in this thread or task, if anything.
 _RUN = contextvars.ContextVar("run", default=None)
-_asking = weakref.WeakSet()
+_asking: weakref.WeakSet = weakref.WeakSet()
 
 
 class _Run:
@@ -218,7 +219,15 @@ def _takes_training(layer):
     return "training" in layer.call_signature_parameters
 
 
-def monte_carlo(model, x, samples=32, batch_size=32, verbose="auto", seed=None, keep_samples=True):
+def monte_carlo(
+    model: keras.Model,
+    x: Any,
+    samples: int = 32,
+    batch_size: int | None = 32,
+    verbose: str | int = "auto",
+    seed: int | None = None,
+    keep_samples: bool = True,
+) -> "MonteCarloPrediction | Any":
     """Predicts many times with dropout active, and returns the mean prediction and measures of its uncertainty.
 
     Only dropout is active, see `always_on`; weights, batch normalization's statistics and random states of the model
@@ -287,21 +296,25 @@ class MonteCarloPrediction:
         variation_ratio: The share of the predictions that are not of the most frequent class. Of the entropy's shape.
     """
 
+    samples: np.ndarray | None
+    mean: np.ndarray
+    std: np.ndarray
+
     def __init__(self, mean, std, entropy, mutual_information, variation_ratio, samples=None):
         self.mean, self.std = mean, std
         self.samples = None if samples is None else np.moveaxis(samples, 1, 0)
         self._entropy, self._mutual_information, self._variation_ratio = entropy, mutual_information, variation_ratio
 
     @property
-    def entropy(self):
+    def entropy(self) -> np.ndarray:
         return self._of_probabilities(self._entropy)
 
     @property
-    def mutual_information(self):
+    def mutual_information(self) -> np.ndarray:
         return self._of_probabilities(self._mutual_information)
 
     @property
-    def variation_ratio(self):
+    def variation_ratio(self) -> np.ndarray:
         return self._of_probabilities(self._variation_ratio)
 
     def _of_probabilities(self, measure):

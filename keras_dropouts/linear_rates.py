@@ -3,7 +3,7 @@ import numbers
 from keras_dropouts.base import checked_count
 
 
-def linear_rates(rate, depth):
+def linear_rates(rate: float, depth: int) -> list[float]:
     """Returns a rate for each block of a network: small in the first, growing linearly, `rate` in the last.
 
     Block `l` of `depth`, counted from 1, has the rate `rate * l / depth`: the rule of stochastic depth, whose first

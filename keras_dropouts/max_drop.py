@@ -1,10 +1,11 @@
 import math
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -56,7 +57,14 @@ class MaxDrop(RandomLayer):
     [[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]]
     """
 
-    def __init__(self, rate, across="feature_map", data_format=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        rate: Rate,
+        across: Literal["feature_map", "channels"] = "feature_map",
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(rate, seed=seed, **kwargs)
         if across not in ("feature_map", "channels"):
             raise ValueError(f"`across` must be 'feature_map' or 'channels'. Received: across={across!r}")

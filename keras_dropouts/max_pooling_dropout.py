@@ -1,11 +1,12 @@
 import itertools
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format, checked_sizes
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, Sizes, checked_data_format, checked_sizes
 
 # Sorted pair by pair up to this size: XLA makes one loop of that, but takes minutes to compile it for large windows.
 PAIRWISE = 32
@@ -14,9 +15,18 @@ PAIRWISE = 32
 class MaxPoolingDropout(RandomLayer):
     """What MaxPoolingDropout1D, 2D and 3D share."""
 
-    dimensions = None
+    dimensions: int
 
-    def __init__(self, rate, pool_size=2, strides=None, padding="valid", data_format=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        rate: Rate,
+        pool_size: Sizes = 2,
+        strides: Sizes | None = None,
+        padding: Literal["valid", "same"] = "valid",
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(rate, seed=seed, **kwargs)
         self.pool_size = checked_sizes("pool_size", pool_size, self.dimensions)
         self.strides = checked_sizes("strides", pool_size if strides is None else strides, self.dimensions)

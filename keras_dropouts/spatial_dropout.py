@@ -1,15 +1,17 @@
+from typing import Any
+
 import keras
 
-from keras_dropouts.base import checked_data_format
+from keras_dropouts.base import DataFormat, Rate, checked_data_format
 from keras_dropouts.dropout import Dropout
 
 
 class SpatialDropout(Dropout):
     """What SpatialDropout1D, 2D and 3D share: one draw for each feature map."""
 
-    dimensions = None
+    dimensions: int
 
-    def __init__(self, rate, data_format=None, seed=None, **kwargs):
+    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, None, seed, **kwargs)
         self.data_format = checked_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)

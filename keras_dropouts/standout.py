@@ -1,5 +1,6 @@
 import math
 import numbers
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -59,7 +60,15 @@ class Standout(KernelWrapper, SeededLayer):
     (True, 2)
     """
 
-    def __init__(self, layer, alpha=1.0, beta=0.0, beta_mode="shift", seed=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        beta_mode: Literal["shift", "weights"] = "shift",
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(layer, seed=seed, **kwargs)
         self.alpha = _checked_number("alpha", alpha)
         self.beta = _checked_number("beta", beta)

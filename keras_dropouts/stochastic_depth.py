@@ -1,6 +1,9 @@
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_dropouts.base import Rate
 from keras_dropouts.dropout import Dropout
 
 
@@ -48,7 +51,7 @@ class StochasticDepth(Dropout):
     >>> model = keras.Model(inputs, x)
     """
 
-    def __init__(self, rate=0.5, seed=None, **kwargs):
+    def __init__(self, rate: Rate = 0.5, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, seed=seed, scaling="inference", **kwargs)
         self.input_spec = [keras.InputSpec(), keras.InputSpec()]
 

@@ -2,12 +2,17 @@
 
 import itertools
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
 import keras
 from keras import ops, tree
 
+Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
+Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]
 
-def insert_after(model, match, make):
+
+def insert_after(model: keras.Model, match: Match, make: Make) -> keras.Model:
     """Returns a copy of a model with a new layer after each layer that matches. The model itself is untouched.
 
     The weights, and the random states, are carried over. The copy is not compiled: an optimizer and what it has learned
@@ -49,7 +54,7 @@ def insert_after(model, match, make):
     return _operated(model, match, make, row)
 
 
-def replace(model, match, make):
+def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
     """Returns a copy of a model with a new layer in the place of each that matches. The model itself is untouched.
 
     As `insert_after`, but for the names: a new layer is called as the one whose place it takes. Its weights are its

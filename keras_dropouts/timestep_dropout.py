@@ -1,6 +1,8 @@
+from typing import Any
+
 import keras
 
-from keras_dropouts.base import checked_data_format
+from keras_dropouts.base import DataFormat, Rate, checked_data_format
 from keras_dropouts.dropout import Dropout
 
 
@@ -45,7 +47,7 @@ class TimestepDropout(Dropout):
     [[0.0, 0.0, 0.0, 0.0, 0.0]]
     """
 
-    def __init__(self, rate, data_format=None, seed=None, **kwargs):
+    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, None, seed, **kwargs)
         self.data_format = checked_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=3)

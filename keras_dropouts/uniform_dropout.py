@@ -1,8 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, checked_data_format
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -52,7 +54,14 @@ class UniformDropout(RandomLayer):
 
     parameter = "beta"
 
-    def __init__(self, beta, per_channel=False, data_format=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        beta: Rate,
+        per_channel: bool = False,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(beta, seed=seed, **kwargs)
         if not isinstance(per_channel, bool):
             raise ValueError(f"`per_channel` must be True or False. Received: per_channel={per_channel!r}")
