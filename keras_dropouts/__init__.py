@@ -13,12 +13,16 @@ from keras_dropouts.linear_rates import linear_rates
 from keras_dropouts.max_drop import MaxDrop
 from keras_dropouts.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.rate_logger import RateLogger
+from keras_dropouts.recurrent_dropout import RecurrentDropout
+from keras_dropouts.rnn_drop import RNNDrop
 from keras_dropouts.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.standout import Standout
 from keras_dropouts.stochastic_depth import StochasticDepth
 from keras_dropouts.surgery import insert_after, replace
 from keras_dropouts.timestep_dropout import TimestepDropout
 from keras_dropouts.uniform_dropout import UniformDropout
+from keras_dropouts.variational_rnn_dropout import VariationalRNNDropout
+from keras_dropouts.zoneout import Zoneout
 
 __all__ = [
     "CurriculumDropout",
@@ -34,7 +38,9 @@ __all__ = [
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "RNNDrop",
     "RateLogger",
+    "RecurrentDropout",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
@@ -42,6 +48,8 @@ __all__ = [
     "StochasticDepth",
     "TimestepDropout",
     "UniformDropout",
+    "VariationalRNNDropout",
+    "Zoneout",
     "always_on",
     "compare",
     "insert_after",

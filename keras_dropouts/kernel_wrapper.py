@@ -1,7 +1,9 @@
 import keras
 
+from keras_dropouts.layer_wrapper import LayerWrapper
 
-class KernelWrapper(keras.layers.Wrapper):
+
+class KernelWrapper(LayerWrapper):
     """What the wrappers that look into a layer share: its kernel, its bias, and the linear part of what it computes.
 
     The wrapped layer computes `activation(inputs * kernel + bias)`, where `*` is linear in both: Dense, EinsumDense,
@@ -16,11 +18,7 @@ class KernelWrapper(keras.layers.Wrapper):
             )
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(f"`layer` must be a Keras layer that has a kernel. Received: layer={layer!r}")
-        # A wrapper computes in the type of what it wraps.
-        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
-        self.supports_masking = layer.supports_masking
-        # Keras applies it to the output of a call, and the wrapped layer's own is not called.
-        self.activity_regularizer = layer.activity_regularizer
+        super().__init__(layer, **kwargs)
         if layer.built:
             self._check_kernel()
 
@@ -64,18 +62,3 @@ class KernelWrapper(keras.layers.Wrapper):
 
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
-
-    def compute_mask(self, inputs, previous_mask):
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def get_config(self):
-        config = super().get_config()
-        # Building the wrapper builds the layer; Keras's note of its shape does not survive a file unchanged.
-        config["layer"].pop("build_config", None)
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        # Past keras.layers.Wrapper, which calls no other class.
-        return super(keras.layers.Wrapper, cls).from_config({**config, "layer": layer})

@@ -98,6 +98,21 @@ def dense():
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
 
 
+@keras.saving.register_keras_serializable(package="catalog")
+def half_open(x):
+    return keras.ops.full_like(x, 0.5)
+
+
+def lstm():
+    """A layer to wrap, whose output of ones is exact: powers of 2 everywhere, and few timesteps.
+
+    Unrolled, for JAX compiles a loop anew in each eager call.
+    """
+    eighth = keras.initializers.Constant(1 / 8)
+    initializers = {"kernel_initializer": eighth, "recurrent_initializer": eighth}
+    return keras.layers.LSTM(6, "relu", half_open, return_sequences=True, unroll=True, **initializers)
+
+
 def cutout_area(length, *size):
     """The mean, and the mean square, of the part of an image that a square covers which is centred on any pixel."""
     moments = np.ones(2)
@@ -252,6 +267,38 @@ ROWS = [
         golden="2b6d083b793c1b15",
         drops="weights and biases",
         wrapped=dense,
+        elementwise=False,
+    ),
+    Row(
+        kd.VariationalRNNDropout,
+        shape=(5, 3, 7),
+        golden="67f8755b92348205",
+        drops="features of what a recurrent layer reads from its input and its own output, in all timesteps",
+        wrapped=lstm,
+        elementwise=False,
+    ),
+    Row(
+        kd.RNNDrop,
+        shape=(5, 3, 7),
+        golden="88bffc63ff7b9585",
+        drops="elements of a recurrent layer's memory, in all timesteps",
+        wrapped=lstm,
+        elementwise=False,
+    ),
+    Row(
+        kd.RecurrentDropout,
+        shape=(5, 3, 7),
+        golden="51088160d05f487a",
+        drops="elements of what a timestep adds to a recurrent layer's memory",
+        wrapped=lstm,
+        elementwise=False,
+    ),
+    Row(
+        kd.Zoneout,
+        shape=(5, 3, 7),
+        golden="2b1ed90c41a3241d",
+        drops="nothing: keeps elements of a recurrent layer's states as in the timestep before",
+        wrapped=lstm,
         elementwise=False,
     ),
 ]

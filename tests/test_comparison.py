@@ -109,6 +109,10 @@ NO_PLACE = {
     keras_dropouts.MaxPoolingDropout2D: "must not change the shape",
     keras_dropouts.MaxPoolingDropout3D: "expected ndim=5",
     keras_dropouts.StochasticDepth: "expects 2 input",
+    keras_dropouts.RNNDrop: "must be a keras.layers.LSTM",
+    keras_dropouts.RecurrentDropout: "must be a keras.layers.LSTM",
+    keras_dropouts.VariationalRNNDropout: "must be a keras.layers.LSTM",
+    keras_dropouts.Zoneout: "must be a keras.layers.LSTM",
 }
 
 

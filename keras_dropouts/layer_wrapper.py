@@ -1,0 +1,27 @@
+import keras
+
+
+class LayerWrapper(keras.layers.Wrapper):
+    """What the layers share that wrap another: its types, its masks and losses, and the config."""
+
+    def __init__(self, layer, **kwargs):
+        # A wrapper computes in the type of what it wraps.
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+        self.supports_masking = layer.supports_masking
+        # Keras applies it to the output of a call, and the wrapped layer's own is not called.
+        self.activity_regularizer = layer.activity_regularizer
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_config(self):
+        config = super().get_config()
+        # Building the wrapper builds the layer; Keras's note of its shape does not survive a file unchanged.
+        config["layer"].pop("build_config", None)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        # Past keras.layers.Wrapper, which calls no other class.
+        return super(keras.layers.Wrapper, cls).from_config({**config, "layer": layer})
