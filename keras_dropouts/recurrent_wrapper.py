@@ -1,12 +1,13 @@
 import itertools
 import numbers
+from typing import Any
 
 import keras
 from keras import ops, tree
 from keras.layers import GRUCell, LSTMCell, SimpleRNNCell
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer
+from keras_dropouts.base import RandomLayer, Rate
 from keras_dropouts.layer_wrapper import LayerWrapper
 
 
@@ -38,7 +39,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
     """
 
     # The cells that the method has a meaning for, and whether it draws for each timestep anew.
-    cells = (LSTMCell, GRUCell, SimpleRNNCell)
+    cells: tuple[type, ...] = (LSTMCell, GRUCell, SimpleRNNCell)
     every_step = False
 
     # What keras.layers.Bidirectional asks a recurrent layer for.
@@ -46,7 +47,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         _of_layer, ("go_backwards", "return_sequences", "return_state", "stateful", "zero_output_for_mask")
     )
 
-    def __init__(self, layer, rate, seed=None, **kwargs):
+    def __init__(self, layer: keras.layers.RNN, rate: Rate, seed: int | None = None, **kwargs: Any):
         cells = _cells_of(layer) if isinstance(layer, keras.layers.RNN) else []
         # No subclasses: what they do in another way would be lost.
         if not cells or any(type(cell) not in self.cells for cell in cells):

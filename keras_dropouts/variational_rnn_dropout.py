@@ -1,6 +1,9 @@
+from typing import Any
+
 import keras
 
 from keras_dropouts import random
+from keras_dropouts.base import Rate
 from keras_dropouts.recurrent_wrapper import RecurrentWrapper, checked_second_rate, step_of
 
 
@@ -53,7 +56,14 @@ class VariationalRNNDropout(RecurrentWrapper):
     (2, 32)
     """
 
-    def __init__(self, layer, rate, input_rate=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.RNN,
+        rate: Rate,
+        input_rate: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(layer, rate, seed=seed, **kwargs)
         self._input_rate = checked_second_rate("input_rate", input_rate)
 

@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops, tree
 
 from keras_dropouts import random
+from keras_dropouts.base import Rate
 from keras_dropouts.recurrent_wrapper import RecurrentWrapper, checked_second_rate, step_of
 
 
@@ -56,7 +59,14 @@ class Zoneout(RecurrentWrapper):
 
     every_step = True
 
-    def __init__(self, layer, rate, cell_rate=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        layer: keras.layers.RNN,
+        rate: Rate,
+        cell_rate: float | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(layer, rate, seed=seed, **kwargs)
         self._cell_rate = checked_second_rate("cell_rate", cell_rate)
 
