@@ -5,9 +5,10 @@
 
 import pathlib
 
+import keras
 import numpy as np
 from backend import to_numpy, train
-from catalog import ROWS
+from catalog import ROWS, lstm
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits, load_sample_image
 
@@ -48,6 +49,12 @@ def weights():
     return 16 * _positive(np.stack([x[y == digit].mean(0) for digit in range(6)], -1))
 
 
+def states():
+    """What an LSTM makes of the sequences. (2, 40, 6)"""
+    layer = lstm()
+    return to_numpy(layer(feed(layer)[0]))
+
+
 def _positive(x):
     """Returns each channel of `x` from a little more than 0 to 1."""
     space = tuple(range(x.ndim - 1))
@@ -55,7 +62,7 @@ def _positive(x):
     return (0.02 + 0.98 * (x - low) / (high - low)).astype("float32")
 
 
-# By the rank of what they are for, inputs and how they are laid out, in rows and columns of pictures.
+# By the rank of what layers take: inputs, and how they are laid out, in rows and columns of pictures.
 INPUTS = {
     4: (image, lambda x: x.transpose(0, 3, 1, 2)),
     3: (sequence, lambda x: x.transpose(0, 2, 1)[:, None]),
@@ -68,10 +75,7 @@ def panel(row):
     """Draws what the layer makes of its input in training."""
     layer = row.make(RATE)
     if row.wrapped:
-        # What a Dense layer makes of inputs that are 1 in one place are its weights.
-        x, layout = np.eye(64, dtype="float32"), INPUTS[2][1]
-        layer.build(x.shape)
-        layer.layer.set_weights([weights(), np.zeros(6)])
+        x, layout = feed(layer.layer)
         before = to_numpy(layer.layer(x))
     else:
         read, layout = INPUTS[getattr(layer.input_spec, "ndim", None) or 4]
@@ -82,6 +86,25 @@ def panel(row):
     after = calls[np.argmin(np.abs(np.subtract(shares, RATE)))]
     pooled = not row.wrapped and before.shape != x.shape
     return draw(layout(before), layout(after), pooled)
+
+
+def feed(layer):
+    """Sets the weights of a layer that is there to be wrapped. Returns its input, and how its output is laid out."""
+    if isinstance(layer, keras.layers.LSTM):
+        # Each unit remembers one of the channels, and its gates, half open, forget half of it at each timestep.
+        read, layout = INPUTS[3]
+        x = read()
+        kernel = np.zeros((8, 4, 6))
+        kernel[:, 2] = 2 * np.eye(8)[:, 1:7]
+        values = kernel.reshape(8, 24), np.zeros((6, 24)), np.zeros(24)
+    else:
+        # What a Dense layer makes of inputs that are 1 in one place are its weights.
+        read, layout = INPUTS[2]
+        x = np.eye(64, dtype="float32")
+        values = read(), np.zeros(6)
+    layer.build(x.shape)
+    layer.set_weights(values)
+    return x, layout
 
 
 def draw(before, after, pooled=False):
@@ -102,7 +125,8 @@ def draw(before, after, pooled=False):
 
 def panels():
     """Returns the panels by their titles: the inputs, then a panel for each row of the catalogue."""
-    inputs = {read.__name__: draw(layout(read()), layout(read())) for read, layout in INPUTS.values()}
+    shown = *INPUTS.values(), (states, INPUTS[3][1])
+    inputs = {read.__name__: draw(layout(read()), layout(read())) for read, layout in shown}
     return inputs | {str(row): panel(row) for row in ROWS}
 
 
