@@ -199,7 +199,7 @@ class DropBlock1D(DropBlock):
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0.
+    the paper; where nothing is kept, the output is 0. Inference is the identity.
 
     Call arguments:
         inputs: A tensor of rank 3, of a floating-point type.
@@ -254,7 +254,7 @@ class DropBlock2D(DropBlock):
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0.
+    the paper; where nothing is kept, the output is 0. Inference is the identity.
 
     Call arguments:
         inputs: A tensor of rank 4, of a floating-point type.
@@ -314,7 +314,7 @@ class DropBlock3D(DropBlock):
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0.
+    the paper; where nothing is kept, the output is 0. Inference is the identity.
 
     Call arguments:
         inputs: A tensor of rank 5, of a floating-point type.

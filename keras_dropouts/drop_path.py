@@ -10,8 +10,9 @@ from keras_dropouts.dropout import Dropout
 class DropPath(Dropout):
     """Drops its whole input for some samples of a batch while training: the residual branch it stands on.
 
-    `x + DropPath(rate)(branch(x))` leaves `x` alone in the samples that are dropped, and scales up the branch in the
-    others. For one draw per batch and the scaling of the paper see `keras_dropouts.StochasticDepth`.
+    `x + DropPath(rate)(branch(x))` leaves `x` alone in the samples that are dropped, and divides the branch by the
+    probability of keeping in the others; inference is the identity. For one draw per batch and the
+    scaling of the paper see `keras_dropouts.StochasticDepth`.
 
     Args:
         rate: The probability of dropping a sample's branch, a number in `[0, 1]` or a schedule, as for

@@ -30,7 +30,8 @@ class SpatialDropout(Dropout):
 class SpatialDropout1D(SpatialDropout):
     """Drops whole features of a sequence while training: all positions of a channel, or none.
 
-    For sequences whose neighbouring steps are alike, where dropping single elements hides nothing.
+    For sequences whose neighbouring steps are alike, where dropping single elements hides nothing. The channels that
+    are kept are divided by the probability of keeping; inference is the identity.
 
     Args:
         rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
@@ -75,7 +76,8 @@ class SpatialDropout1D(SpatialDropout):
 class SpatialDropout2D(SpatialDropout):
     """Drops whole feature maps of an image while training: all positions of a channel, or none.
 
-    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing.
+    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing. The
+    channels that are kept are divided by the probability of keeping; inference is the identity.
 
     Args:
         rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
@@ -120,7 +122,8 @@ class SpatialDropout2D(SpatialDropout):
 class SpatialDropout3D(SpatialDropout):
     """Drops whole feature maps of a volume or video while training: all positions of a channel, or none.
 
-    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing.
+    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing. The
+    channels that are kept are divided by the probability of keeping; inference is the identity.
 
     Args:
         rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for

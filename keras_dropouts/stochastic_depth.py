@@ -13,7 +13,8 @@ class StochasticDepth(Dropout):
 
     `StochasticDepth(rate)([shortcut, residual])` stands where `keras.layers.Add()([shortcut, residual])` would. In
     training it is `shortcut + b * residual`, where one `b` for the whole batch is 0 with probability `rate`, else 1;
-    at inference `shortcut + (1 - rate) * residual`. For a draw per sample see `keras_dropouts.DropPath`.
+    at inference `shortcut + (1 - rate) * residual`, the scaling of the paper. For a draw per sample see
+    `keras_dropouts.DropPath`.
 
     Args:
         rate: The probability of dropping the residual branch, a number in `[0, 1]` or a schedule, as for

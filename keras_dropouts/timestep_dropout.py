@@ -11,7 +11,8 @@ class TimestepDropout(Dropout):
     """Drops whole timesteps of a sequence while training: all features of a step, or none.
 
     For sequences whose neighbouring features carry the same information, and to make a model that does not lean on
-    any single step (a word, a frame). The name is the Keras community's; no single paper defines the method.
+    any single step (a word, a frame). The steps that are kept are divided by the probability of keeping; inference is
+    the identity. The name is the Keras community's; no single paper defines the method.
 
     Args:
         rate: The probability of dropping a timestep, a number in `[0, 1]` or a schedule, as for
