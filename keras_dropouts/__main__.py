@@ -36,26 +36,40 @@ def main(argv=None):
         "compare",
         help="train a small model without dropout and with each layer and rate, and say what helped",
         description="Trains a small model (of two or more convolutions for images, dense for feature vectors) without "
-        "dropout and with each layer and rate, over several seeds. Ctrl-C keeps what is finished.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "dropout and with each layer and rate, over several seeds. Prints the accuracy on the test data, how much "
+        "higher it is on the training data (gap), the expected calibration error (ECE) and the time of a training step "
+        "as a multiple of that without dropout. Ctrl-C keeps what is finished.",
     )
     command.add_argument(
         "--data",
         default="digits",
         help="digits: scikit-learn's scans, the first 1024 to train on, the other 773 to test; fashion_mnist: the "
         "first 4096 training images and all of the test images; or PATH.npz with x_train, y_train, x_test, y_test: "
-        "images (n, height, width[, channels]) or vectors (n, features), integer labels from 0",
+        "images (n, height, width[, channels]) or vectors (n, features), integer labels from 0 (default: %(default)s)",
     )
     command.add_argument(
         "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(layers)} (default: all that fit)"
     )
     command.add_argument(
-        "--rates", nargs="+", type=float, default=[0.1, 0.3], help="given to each layer as its rate, or its own measure"
+        "--rates",
+        nargs="+",
+        type=float,
+        default=[0.1, 0.3],
+        help="given to each layer as its rate, or its own measure, as UniformDropout's beta (default: 0.1 0.3)",
     )
-    command.add_argument("--epochs", type=int, default=18, help="passes over the training data")
-    command.add_argument("--repeats", type=int, default=3, help="seeds to train each with")
-    command.add_argument("--seed", type=int, default=0, help="the first seed")
-    command.add_argument("--out", default="compare", help="folder for compare.png, compare.json and best.keras")
+    integers = {
+        "epochs": (18, "passes over the training data"),
+        "repeats": (3, "seeds to train each with"),
+        "seed": (0, "the first seed"),
+    }
+    for name, (default, text) in integers.items():
+        command.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
+    command.add_argument(
+        "--out",
+        default="compare",
+        help="folder for a picture, compare.png, all numbers, compare.json, and the best model, best.keras "
+        "(default: %(default)s)",
+    )
     options = parser.parse_args(argv)
     for name in options.layers or ():
         if name not in layers:

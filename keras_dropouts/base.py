@@ -212,6 +212,13 @@ def checked_data_format(data_format):
     return data_format
 
 
+def checked_fraction(name, value):
+    """Returns `value` as a Python float."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}")
+    return float(value)
+
+
 def checked_count(name, count):
     """Returns `count` as a Python integer."""
     if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:

@@ -5,6 +5,8 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_dropouts.base import checked_fraction
+
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
 class CurriculumDropout(LearningRateSchedule):
@@ -37,11 +39,9 @@ class CurriculumDropout(LearningRateSchedule):
 
     def __init__(self, rate: float, gamma: float):
         super().__init__()
-        if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
-            raise ValueError(f"`rate` must be a number in [0, 1]. Received: rate={rate!r}")
         if isinstance(gamma, bool) or not isinstance(gamma, numbers.Real) or not 0 < gamma < math.inf:
             raise ValueError(f"`gamma` must be a positive, finite number. Received: gamma={gamma!r}")
-        self.rate = float(rate)
+        self.rate = checked_fraction("rate", rate)
         self.gamma = float(gamma)
 
     def __call__(self, step):

@@ -272,6 +272,8 @@ def monte_carlo(
     if not isinstance(keep_samples, bool):
         raise ValueError(f"`keep_samples` must be True or False. Received: keep_samples={keep_samples!r}")
     seed = checked_seed(seed)
+    if any(getattr(array, "shape", (1,))[:1] == (0,) for array in tree.flatten(x)):
+        raise ValueError("`x` must hold at least one example. Received: an array of none")
     layer = always_on(model).layers[-1]
     layer._random_state.write(seed=seed, calls=0)
     sampler = _Sampler(layer, samples, keep_samples)

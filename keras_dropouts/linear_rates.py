@@ -1,6 +1,4 @@
-import numbers
-
-from keras_dropouts.base import checked_count
+from keras_dropouts.base import checked_count, checked_fraction
 
 
 def linear_rates(rate: float, depth: int) -> list[float]:
@@ -29,7 +27,6 @@ def linear_rates(rate: float, depth: int) -> list[float]:
     >>> linear_rates(0.5, depth=4)
     [0.125, 0.25, 0.375, 0.5]
     """
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 0 <= rate <= 1:
-        raise ValueError(f"`rate` must be a number in [0, 1]. Received: rate={rate!r}")
+    rate = checked_fraction("rate", rate)
     checked_count("depth", depth)
-    return [float(rate) * block / depth for block in range(1, depth + 1)]
+    return [rate * block / depth for block in range(1, depth + 1)]

@@ -240,3 +240,8 @@ def test_a_model_without_dropout_is_refused():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "softmax")])
     with pytest.raises(ValueError, match="dropout"):
         monte_carlo(model, X)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(ValueError, match="`x` must hold at least one example"):
+        monte_carlo(classifier(), X[:0])
