@@ -76,10 +76,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         return self.noise_shape
 
     def _multiply(self, inputs, key, rate):
-        noise_shape, rescale = self._get_noise_shape(inputs), self.scaling == "training"
-        if noise_shape is None:
-            return _drop(inputs, key, rate, rescale)
-        return _drop_tied(inputs, key, rate, _fit(noise_shape, inputs), rescale)
+        return _drop(inputs, key, rate, self._get_noise_shape(inputs), self.scaling == "training")
 
     def _infer(self, inputs):
         if self.scaling == "training":
@@ -106,16 +103,9 @@ def _checked_noise_shape(noise_shape):
 
 
 @random.fused
-def _drop(inputs, key, rate, rescale):
-    keep = random.keep_mask(key, ops.shape(inputs), rate)
-    return random.select(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
-
-
-def _drop_tied(inputs, key, rate, shape, rescale):
-    keep = random.keep_mask(key, shape, rate)
-    # XLA would draw the mask again for each element that an entry serves, but it does not repeat divisions.
-    multiplier = ops.cast(keep, "float32") / random.keep_probability(rate)
-    return random.select(multiplier > 0, multiplier if rescale else 1.0, inputs)
+def _drop(inputs, key, rate, noise_shape, rescale):
+    shape = ops.shape(inputs) if noise_shape is None else _fit(noise_shape, inputs)
+    return random.select(random.keep_mask(key, shape, rate), random.keep_scale(rate) if rescale else 1.0, inputs)
 
 
 def _fit(noise_shape, inputs):

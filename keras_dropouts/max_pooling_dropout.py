@@ -202,7 +202,7 @@ class MaxPoolingDropout1D(MaxPoolingDropout):
     >>> layer = MaxPoolingDropout1D(0.5, data_format="channels_last", seed=2)
     >>> x = np.arange(8, dtype="float32").reshape(1, 8, 1)
     >>> np.array(layer(x, training=True)).ravel().tolist()
-    [1.0, 2.0, 5.0, 7.0]
+    [0.0, 3.0, 0.0, 7.0]
     >>> np.array(layer(x)).ravel().tolist()
     [0.5, 2.0, 3.5, 5.0]
     """
@@ -263,7 +263,7 @@ class MaxPoolingDropout2D(MaxPoolingDropout):
     >>> layer = MaxPoolingDropout2D(0.5, data_format="channels_last", seed=2)
     >>> x = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
     >>> np.array(layer(x, training=True)).ravel().tolist()
-    [4.0, 7.0, 13.0, 11.0]
+    [5.0, 6.0, 13.0, 15.0]
     >>> np.array(layer(x)).ravel().tolist()
     [3.625, 5.5, 11.125, 13.0]
     """
@@ -324,7 +324,7 @@ class MaxPoolingDropout3D(MaxPoolingDropout):
     >>> layer = MaxPoolingDropout3D(0.5, data_format="channels_last", seed=2)
     >>> x = np.arange(16, dtype="float32").reshape(1, 2, 4, 2, 1)
     >>> np.array(layer(x, training=True)).ravel().tolist()
-    [11.0, 13.0]
+    [11.0, 15.0]
     >>> np.array(layer(x)).ravel().tolist()
     [9.7578125, 13.7421875]
     """

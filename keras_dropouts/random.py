@@ -5,9 +5,13 @@ This is the only file that asks which backend runs. Its rules:
 - Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
   SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
   (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
-- A block is two 32-bit words, and a word two signed 16-bit draws. A sample of n elements takes q = ceil(n / 4)
+- A block is two 32-bit words, and a word two signed 16-bit draws. A sample of n numbers takes q = ceil(n / 4)
   blocks; its element e is draw e // q of block e % q, in the order low and high half of the first word, low and
   high half of the second. Runs of elements thus read runs of words, which is what vector units want.
+- A mask of n elements a sample takes q = ceil(n / 8) blocks: the bytes, lowest first, of their q first words, then
+  of their q second ones. A byte is the upper half of an element's signed 16-bit draw. The lower half only breaks ties,
+  one in 256: it is the next lower byte of the word, cyclically, xor the same byte of the block's other word. Any two
+  elements' draws are thus four bytes of which none follows from the others: independent, each at 16 bits.
 - Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
 
 A *key* here is a tensor of three 32-bit integers: seed, call and the index of the first sample.
@@ -274,9 +278,31 @@ def _draws(key, samples, blocks):
 
 @compiled
 def _keep(key, threshold, samples, blocks):
-    draws, bound = _draws(key, samples, blocks), threshold - 32768
-    # In place: PyTorch does not compare into booleans with vector units.
-    return draws.ge_(bound).to(torch.bool) if BACKEND == "torch" else draws >= bound
+    """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
+    words, bound = _pairs(key, samples, blocks), threshold - 32768
+    if BACKEND == "torch" and not torch.compiler.is_compiling():
+        return _keep_in_place(words, bound)
+    kept = []
+    for word, other in zip(words, (words[1], words[0]), strict=True):
+        even = (word * 256 | _shifted(word, 24) & 0xFF) ^ (other & 0x00FF00FF)
+        odd = word ^ (_shifted(other, 8) & 0x00FF00FF)
+        draws = (_shifted(even * 65536, 16), _shifted(odd * 65536, 16), _shifted(even, 16), _shifted(odd, 16))
+        kept.append(sum(cast(draw >= bound, "int32") * 256**byte for byte, draw in enumerate(draws)))
+    # Joined, not stacked: XLA computes what it joins along an axis that is there once, else for each byte.
+    return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
+
+
+def _keep_in_place(words, bound):
+    """What `_keep` does, in few passes over memory: PyTorch reads a word as two 16-bit draws."""
+    other = words.roll(1, 0)
+    even, odd = torch.empty((2, *words.shape), dtype=torch.int32, device=words.device)
+    torch.bitwise_right_shift(words, 24, out=even).bitwise_and_(0xFF).add_(words, alpha=256)
+    torch.bitwise_right_shift(other, 8, out=odd).bitwise_and_(0x00FF00FF).bitwise_xor_(words)
+    even ^= other.bitwise_and_(0x00FF00FF)
+    even, odd = (draws.view(torch.int16).ge_(bound.clamp(max=32767).to(torch.int16)) for draws in (even, odd))
+    kept = even.add_(odd, alpha=256).view(torch.int32).permute(1, 0, 2)
+    # No 16-bit bound is above all draws, so that a rate of 1 needs the factor 0.
+    return torch.mul(kept, bound < 32768, out=torch.empty(kept.shape, dtype=torch.int32, device=words.device))
 
 
 @compiled
@@ -349,12 +375,12 @@ def _bits(x):
     return jax.lax.bitcast_convert_type(x, jnp.int32) if BACKEND == "jax" else x.view(torch.int32)
 
 
-def _filled(kernel, key, shape, *args):
-    """Runs a kernel for a tensor of `shape`, whose entries may be scalar tensors on TensorFlow."""
+def _filled(draw, shape, per_block):
+    """Reshapes what `draw(samples, blocks)` gives to `shape`, whose entries may be scalar tensors on TensorFlow."""
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
-    blocks = (size + 3) // 4
-    drawn = xp.reshape(_run(kernel, key, samples, blocks, *args), (samples, 4 * blocks))
-    if not isinstance(size, int) or size % 4:
+    blocks = (size + per_block - 1) // per_block
+    drawn = xp.reshape(draw(samples, blocks), (samples, per_block * blocks))
+    if not isinstance(size, int) or size % per_block:
         drawn = drawn[:, :size]
     return xp.reshape(drawn, shape)
 
@@ -405,7 +431,8 @@ def keep_mask(key, shape, rate):
     Returns:
         A boolean tensor of `shape`.
     """
-    return _filled(_keep, key, shape, threshold_of(rate))
+    threshold = threshold_of(rate)
+    return _filled(lambda samples, blocks: _booleans(_run(_keep, key, samples, blocks, threshold)), shape, 8)
 
 
 def rare_bits(key, shape, probability):
@@ -425,7 +452,11 @@ def rare_bits(key, shape, probability):
 def unpacked(bits):
     """What `rare_bits` gave, or what was made of it, as booleans, with a new last axis of 4."""
     # Each bit to the bottom of its own byte of a word, and the word taken for four bytes.
-    words = cast(bits, "int32") * 0x00204081 & 0x01010101
+    return _booleans(cast(bits, "int32") * 0x00204081 & 0x01010101)
+
+
+def _booleans(words):
+    """The four bytes of each word, lowest first, each 0 or 1, along a new last axis."""
     if BACKEND == "tensorflow":
         return tf.cast(tf.bitcast(words, tf.uint8), tf.bool)
     if BACKEND == "jax":
@@ -435,12 +466,12 @@ def unpacked(bits):
 
 def uniform(key, shape):
     """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
-    return _filled(_uniform, key, shape)
+    return _filled(lambda samples, blocks: _run(_uniform, key, samples, blocks), shape, 4)
 
 
 def normal(key, shape):
     """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values up to 4.3."""
-    return _filled(_normal, key, shape)
+    return _filled(lambda samples, blocks: _run(_normal, key, samples, blocks), shape, 4)
 
 
 def select(keep, scale, inputs):
@@ -453,17 +484,23 @@ def select(keep, scale, inputs):
             shift the mean.
     """
     if BACKEND == "torch":
-        scaled = inputs.to(torch.promote_types(inputs.dtype, torch.float32)) * scale
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if torch.is_grad_enabled():
-            return xp.where(keep, scaled, 0).to(inputs.dtype)
-        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient.
-        bits = torch.int64 if scaled.dtype == torch.float64 else torch.int32
-        return scaled.view(bits).mul_(keep.to(bits)).view(scaled.dtype).to(inputs.dtype)
+            return xp.where(keep, wide * scale, 0).to(inputs.dtype)
+        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
+        # of this size is new memory, which takes longer than a pass over it.
+        bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
+        kept = keep.to(bits)
+        kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
+        return kept.view(wide.dtype).mul_(scale).to(inputs.dtype)
     return _where(inputs, keep, scale)
 
 
 @fused
 def _where(inputs, keep, scale):
+    if keep.shape != inputs.shape:
+        # XLA would draw an entry again for each element that it serves, but does not repeat a square root.
+        keep = xp.sqrt(cast(keep, "float32")) > 0
     wide = cast(inputs, work_dtype(inputs))
     return cast(xp.where(keep, wide * keras.ops.cast(scale, wide.dtype), 0), inputs.dtype)
 

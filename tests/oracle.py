@@ -38,5 +38,24 @@ def draws(seed, call, shape, first_sample=0):
     return np.where(half >= 32768, half - 65536, half).reshape(shape)
 
 
+def block_draws(words):
+    """The signed 16-bit draws of the eight mask elements that a block serves, along a new last axis."""
+    draws = []
+    for word, other in (words, words[::-1]):
+        for byte in range(4):
+            main, before = (word >> np.uint64(8 * i) & np.uint64(0xFF) for i in (byte, (byte - 1) % 4))
+            draws.append(256 * main + (before ^ other >> np.uint64(8 * byte) & np.uint64(0xFF)))
+    return np.stack(draws, -1).astype("uint16").view("int16")
+
+
+def mask_draws(seed, call, shape, first_sample=0):
+    """The signed 16-bit draw of each element of a mask."""
+    samples, size = shape[0], math.prod(shape[1:])
+    blocks = -(-size // 8)
+    block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
+    draws = block_draws(threefry2x32((seed, call), (block, sample))).reshape(samples, blocks, 2, 4)
+    return draws.swapaxes(1, 2).reshape(samples, 8 * blocks)[:, :size].reshape(shape)
+
+
 def keep_mask(seed, call, shape, rate, first_sample=0):
-    return draws(seed, call, shape, first_sample) >= round(rate * 65536) - 32768
+    return mask_draws(seed, call, shape, first_sample) >= round(rate * 65536) - 32768

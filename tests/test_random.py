@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 
 import keras
 import numpy as np
@@ -135,6 +136,18 @@ def test_samples_and_neighbours_are_independent(rate):
     assert np.abs(z).max() < 4.5
 
 
+def test_any_two_elements_of_a_block_are_independent():
+    # Draws are sums, in xor, of the bits of their block: those of two are independent if none is a sum of others.
+    bits = np.uint64(1) << np.arange(64, dtype="uint64")
+    draws = oracle.block_draws((bits & oracle.MASK, bits >> np.uint64(32))).view("uint16")
+    for pair in itertools.combinations(range(8), 2):
+        rows = [sum(int(draws[i, e] >> bit & 1) << i for i in range(64)) for e in pair for bit in range(16)]
+        while rows:
+            row = rows.pop()
+            assert row
+            rows = [other ^ row if other & row & -row else other for other in rows]
+
+
 def test_sums_are_binomial():
     shape, rate = (64, 1023), 0.1
     dropped = [(~keep(seed, call, shape, rate)).sum() for seed in range(64) for call in range(4)]
@@ -147,13 +160,13 @@ def test_counters_do_not_run_into_each_other():
     # The far end of the counter is reached through the first sample, for a tensor that large would not fit.
     last = 2**32 - 3
     np.testing.assert_array_equal(keep(1, 2, (5, 9), 0.5, last), oracle.keep_mask(1, 2, (5, 9), 0.5, last))
-    # In a sample of more than 2**32 elements, each (block, draw) is read once.
+    # In a sample of more than 2**32 elements, each byte of a block is read once.
     size = 2**32 + 6
-    blocks = (size + 3) // 4
+    blocks = (size + 7) // 8
     assert blocks < 2**31
-    ends = np.array([0, 1, blocks - 1, blocks, 2 * blocks - 1, 2 * blocks, 2**32 - 1, 2**32, size - 1])
-    assert len({(e % blocks, e // blocks) for e in ends.tolist()}) == len(ends)
-    assert (ends // blocks).max() == 3
+    ends = np.array([0, 1, 4, 4 * blocks - 1, 4 * blocks, 2**32 - 1, 2**32, size - 1])
+    assert len({(e // 4 % blocks, e // (4 * blocks), e % 4) for e in ends.tolist()}) == len(ends)
+    assert (ends // (4 * blocks)).max() == 1
     # And the arithmetic of its shape holds on every backend.
     assert tuple(shape_of_mask((1, 2, size // 2))) == (1, 2, size // 2)
 
