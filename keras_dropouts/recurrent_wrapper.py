@@ -1,5 +1,4 @@
 import itertools
-import numbers
 from typing import Any
 
 import keras
@@ -9,6 +8,8 @@ from keras.layers import GRUCell, LSTMCell, SimpleRNNCell
 from keras_dropouts import random
 from keras_dropouts.base import RandomLayer, Rate
 from keras_dropouts.layer_wrapper import LayerWrapper
+
+LAYERS = (keras.layers.RNN, keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
 
 
 def _of_layer(name):
@@ -48,8 +49,8 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
     )
 
     def __init__(self, layer: keras.layers.RNN, rate: Rate, seed: int | None = None, **kwargs: Any):
-        cells = _cells_of(layer) if isinstance(layer, keras.layers.RNN) else []
-        # No subclasses: what they do in another way would be lost.
+        # No subclasses of layers or cells: what they do in another way would be lost.
+        cells = _cells_of(layer) if type(layer) in LAYERS else []
         if not cells or any(type(cell) not in self.cells for cell in cells):
             names = [cell.__name__.removesuffix("Cell") for cell in self.cells]
             raise ValueError(
@@ -130,6 +131,9 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
                 inputs = new[0]
             return inputs, after if stacked else after[0]
 
+        if initial_state is None and self.stateful:
+            # As tensors: on TensorFlow the loop would begin with the variables themselves.
+            initial_state = tree.map_structure(lambda state: ops.copy(state.value), self.layer.states)
         # A twin that shares everything but the cell. RNN itself knows no other loop; LSTM and GRU may take cuDNN's.
         loop = object.__new__(keras.layers.RNN)
         vars(loop).update(vars(self.layer), cell=_StandIn(cell, step, self.compute_dtype))
@@ -167,14 +171,6 @@ class _StandIn:
 
     def __getattr__(self, name):
         return getattr(self.cell, name)
-
-
-def checked_second_rate(name, rate):
-    """Returns a rate that stays as it is, a Python float, or `None`."""
-    real = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-    if rate is not None and not (real and 0 <= rate <= 1):
-        raise ValueError(f"`{name}` must be None or a number in [0, 1]. Received: {name}={rate!r}")
-    return None if rate is None else float(rate)
 
 
 def _cells_of(layer):

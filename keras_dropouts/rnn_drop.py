@@ -40,8 +40,8 @@ class RNNDrop(RecurrentWrapper):
 
     The scale `s` is `1 / (1 - rate)`. It stands at what enters the memory and not at the memory, where it would act
     once more at each timestep and grow without bounds; given the gates, the mean of what a sequence writes into its
-    memory is that at inference. The paper scales at inference; its rule is not taken over, for we had no copy of the
-    paper to read it in. The GRU is not in the paper.
+    memory is that at inference. Of the paper no copy was at hand: the equation is from others' accounts and code, how
+    it scales at inference could not be settled, and the GRU is an addition.
 
     Example:
 

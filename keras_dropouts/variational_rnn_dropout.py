@@ -3,8 +3,8 @@ from typing import Any
 import keras
 
 from keras_dropouts import random
-from keras_dropouts.base import Rate
-from keras_dropouts.recurrent_wrapper import RecurrentWrapper, checked_second_rate, step_of
+from keras_dropouts.base import Rate, checked_fraction
+from keras_dropouts.recurrent_wrapper import RecurrentWrapper, step_of
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -65,7 +65,7 @@ class VariationalRNNDropout(RecurrentWrapper):
         **kwargs: Any,
     ):
         super().__init__(layer, rate, seed=seed, **kwargs)
-        self._input_rate = checked_second_rate("input_rate", input_rate)
+        self._input_rate = None if input_rate is None else checked_fraction("input_rate", input_rate)
 
     @property
     def input_rate(self):

@@ -4,8 +4,8 @@ import keras
 from keras import ops, tree
 
 from keras_dropouts import random
-from keras_dropouts.base import Rate
-from keras_dropouts.recurrent_wrapper import RecurrentWrapper, checked_second_rate, step_of
+from keras_dropouts.base import Rate, checked_fraction
+from keras_dropouts.recurrent_wrapper import RecurrentWrapper, step_of
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -68,7 +68,7 @@ class Zoneout(RecurrentWrapper):
         **kwargs: Any,
     ):
         super().__init__(layer, rate, seed=seed, **kwargs)
-        self._cell_rate = checked_second_rate("cell_rate", cell_rate)
+        self._cell_rate = None if cell_rate is None else checked_fraction("cell_rate", cell_rate)
 
     @property
     def cell_rate(self):
