@@ -24,6 +24,13 @@ def test_the_table_is_the_catalogues():
     assert catalog.readme_with_table(TEXT) == TEXT, "run `python tests/catalog.py`"
 
 
+def test_every_link_leads_somewhere():
+    headings = re.findall("^#+ (.*)$", TEXT, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("https:")]
+    assert all(link in anchors or (catalog.README.parent / link).is_file() for link in links), links
+
+
 def test_every_public_layer_has_a_row():
     public = {name: getattr(keras_dropouts, name) for name in keras_dropouts.__all__}
     layers = {name for name, it in public.items() if isinstance(it, type) and issubclass(it, keras.layers.Layer)}
