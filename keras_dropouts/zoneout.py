@@ -43,9 +43,10 @@ class Zoneout(RecurrentWrapper):
 
     Reference:
         Krueger et al., "Zoneout: Regularizing RNNs by Randomly Preserving Hidden Activations", ICLR 2017,
-        arXiv 1606.01305, section 3.2. The paper's `z_h` is `rate`, its `z_c` is `cell_rate`.
+        arXiv 1606.01305.
 
-    The masks of all timesteps are drawn before the first, as many numbers as the states of all timesteps have.
+    The paper writes `z_h` for `rate` and `z_c` for `cell_rate`. The masks of all timesteps are drawn before the first,
+    as many numbers as the states of all timesteps have.
 
     Example:
 
