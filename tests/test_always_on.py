@@ -234,12 +234,13 @@ def test_within_a_larger_model_it_says_nothing_to_the_others():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="served by TensorFlow")
+@pytest.mark.skipif(BACKEND == "torch", reason="served by TensorFlow")
 @pytest.mark.parametrize("name", ["nested", "block", "recurrent"])
 def test_export(name, tmp_path):
     import tensorflow as tf
 
-    always_on(MODELS[name]()).export(tmp_path, verbose=False)
+    signature = {"input_signature": [keras.InputSpec(shape=X.shape, dtype="float32")]} if BACKEND == "jax" else {}
+    always_on(MODELS[name]()).export(tmp_path, verbose=False, **signature)
     served = tf.saved_model.load(tmp_path)
     assert (to_numpy(served.serve(X)) != to_numpy(served.serve(X))).any()
 
