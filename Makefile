@@ -11,7 +11,7 @@ endif
 jax := jax
 torch := torch==2.13.0
 
-.PHONY: compare test test-all lint
+.PHONY: compare test test-all bench bench-all lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -23,6 +23,14 @@ test-all:
 	$(MAKE) test KERAS_BACKEND=tensorflow
 	$(MAKE) test KERAS_BACKEND=jax
 	$(MAKE) test KERAS_BACKEND=torch
+
+bench: .venv/$(KERAS_BACKEND) .venv/bench
+	.venv/bin/python benchmarks $(ARGS)
+
+bench-all:
+	$(MAKE) bench KERAS_BACKEND=tensorflow
+	$(MAKE) bench KERAS_BACKEND=jax
+	$(MAKE) bench KERAS_BACKEND=torch
 
 lint: .venv/tensorflow
 	.venv/bin/ruff check
@@ -37,4 +45,9 @@ lint: .venv/tensorflow
 
 .venv/%: .venv/tensorflow
 	.venv/bin/pip install --quiet $($*)
+	touch $@
+
+# After PyTorch, which the peers would otherwise choose themselves.
+.venv/bench: .venv/torch
+	.venv/bin/pip install --quiet --editable .[bench]
 	touch $@

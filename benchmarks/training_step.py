@@ -1,72 +1,77 @@
-"""What a dropout layer costs in a training step: `KERAS_BACKEND=jax python benchmarks/training_step.py [LAYER ...]`.
-
-A small residual network (batch 64, 28 x 28 x 32, 4 convolutions, a dropout after each) is trained with `fit`, as a user
-would: without dropout, with a layer that only doubles its input, with Keras's own Dropout, and with each of ours. The
-epochs of all of them take turns. Printed are milliseconds a step (the median), and the ratio to no layer: the median of
-the ratios of epochs that ran side by side.
-"""
-
-import statistics
-import sys
-import time
+"""What a layer costs in a training step: `fit`, as a user would, on three networks, against no layer."""
 
 import keras
 import numpy as np
+from keras import layers, ops
+from layers import makers
+from timing import interleaved, summary
 
-import keras_dropouts as kd
-
-BATCH, STEPS, ROUNDS = 64, 8, 15
-
-
-class Twice(keras.layers.Layer):
-    def call(self, inputs, training=False):
-        return inputs * 2 if training else inputs
+BACKEND = keras.backend.backend()
+NONE = "no layer"
 
 
-LAYERS = {
-    "no layer": None,
-    "x * 2": Twice,
-    "keras.layers.Dropout": lambda: keras.layers.Dropout(0.2, seed=1),
-    "Dropout": lambda: kd.Dropout(0.2),
-    "SpatialDropout2D": lambda: kd.SpatialDropout2D(0.2),
-    "GaussianDropout": lambda: kd.GaussianDropout(0.2),
-    "DropBlock2D": lambda: kd.DropBlock2D(0.1, block_size=7),
+def residual_cnn(drop):
+    """Two residual blocks of two convolutions, with a dropout after each."""
+    x = inputs = keras.Input((28, 28, 32))
+    for _ in range(2):
+        y = drop(layers.Conv2D(32, 3, padding="same", activation="relu")(x))
+        y = drop(layers.Conv2D(32, 3, padding="same")(y))
+        x = layers.add([x, y])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def mlp(drop):
+    x = inputs = keras.Input((784,))
+    for _ in range(2):
+        x = drop(layers.Dense(1024, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def transformer(drop):
+    """An encoder block, with a dropout of the attention's output and of the MLP's."""
+    x = inputs = keras.Input((128, 256))
+    y = layers.LayerNormalization()(x)
+    x = layers.add([x, drop(layers.MultiHeadAttention(4, 64)(y, y))])
+    y = layers.Dense(1024, activation="gelu")(layers.LayerNormalization()(x))
+    x = layers.add([x, drop(layers.Dense(256)(y))])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
+ANY = ("Dropout", "GaussianDropout")
+# The network, its batch, the steps of an epoch, and the layers that it takes.
+NETWORKS = {
+    "residual CNN": (residual_cnn, 64, 8, (*ANY, "SpatialDropout2D", "DropBlock2D")),
+    "MLP": (mlp, 128, 32, ANY),
+    "Transformer block": (transformer, 32, 4, ANY),
 }
 
 
-def network(make):
-    def dropped(x):
-        return make()(x) if make else x
-
-    x = inputs = keras.Input((28, 28, 32))
-    for _ in range(2):
-        y = dropped(keras.layers.Conv2D(32, 3, padding="same", activation="relu")(x))
-        y = dropped(keras.layers.Conv2D(32, 3, padding="same")(y))
-        x = keras.layers.add([x, y])
-    outputs = keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))
-    model = keras.Model(inputs, outputs)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def main(names):
+def timed(build, batch, steps, makers, jit_compile, seconds):
+    """Times epochs of a network without a layer and with each."""
     rng = np.random.default_rng(0)
-    x = keras.ops.convert_to_tensor(rng.standard_normal((BATCH * STEPS, 28, 28, 32)), "float32")
-    y = keras.ops.convert_to_tensor(rng.integers(0, 10, BATCH * STEPS))
-    models = {name: network(LAYERS[name]) for name in ("no layer", *names)}
-    times = {name: [] for name in models}
-    # The first round compiles.
-    for _ in range(1 + ROUNDS):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
-            times[name].append((time.perf_counter() - start) / STEPS)
-    print(f"Keras {keras.__version__}, {keras.backend.backend()}")
-    none = times["no layer"][1:]
-    for name, seconds in times.items():
-        ratio = statistics.median(t / t0 for t, t0 in zip(seconds[1:], none, strict=True))
-        print(f"{name:22}{statistics.median(seconds[1:]) * 1e3:7.1f} ms{ratio:7.2f}")
+    shape = build(lambda x: x).input_shape[1:]
+    x = ops.convert_to_tensor(rng.standard_normal((batch * steps, *shape)), "float32")
+    y = ops.convert_to_tensor(rng.integers(0, 10, batch * steps))
+
+    def trainer(make):
+        model = build(lambda x: make()(x) if make else x)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=jit_compile)
+        return lambda: model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
+
+    trainers = {name: trainer(make) for name, make in {NONE: None, **makers}.items()}
+    return summary(interleaved(trainers, seconds), steps)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:] or [name for name in LAYERS if name != "no layer"])
+def measure(seconds=25):
+    """Milliseconds a step and ratios to no layer, by network, also with `jit_compile=True` where that is a choice."""
+    if BACKEND == "torch":
+        import torch
+
+        # Keras compiles one function for all models, which PyTorch gives up on after 8.
+        torch._dynamo.config.recompile_limit = 64
+    results = {}
+    for name, (*network, kinds) in NETWORKS.items():
+        results[name] = timed(*network, makers(*kinds), "auto", seconds)
+        if BACKEND != "jax":
+            results[f"{name}, jit_compile=True"] = timed(*network, makers("Dropout"), True, seconds)
+    return results

@@ -1,0 +1,40 @@
+"""Times of calls that take turns, so that a machine's moods meet them all alike."""
+
+import statistics
+import time
+
+FEWEST_ROUNDS = 5
+
+
+def interleaved(calls, seconds):
+    """Times every call once a round, in rounds for so many seconds; a first round, that compiles, is not counted.
+
+    Args:
+        calls: Functions without arguments that return when their work is done, by name.
+        seconds: How long to go on.
+
+    Returns:
+        The seconds of each call, a list by name: entries of one index were measured side by side.
+    """
+    for call in calls.values():
+        call()
+    times = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[next(iter(calls))]) < FEWEST_ROUNDS:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def summary(times, steps=1):
+    """The median milliseconds of each, and the median of its ratios to the first, round by round."""
+    first = next(iter(times.values()))
+    return {
+        name: {
+            "ms": statistics.median(taken) / steps * 1e3,
+            "ratio": statistics.median(t / t0 for t, t0 in zip(taken, first, strict=True)),
+        }
+        for name, taken in times.items()
+    }

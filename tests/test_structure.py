@@ -1,0 +1,99 @@
+"""What makes the layers cheap, by what the frameworks themselves count: no clock is asked."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+from backend import BACKEND
+from catalog import ROWS
+from memory import kept_bytes
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+else:
+    import torch
+
+every = pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise], ids=str)
+
+
+def inputs(row):
+    return keras.ops.convert_to_tensor(np.random.default_rng(0).standard_normal(row.shape), "float32")
+
+
+@every
+def test_nothing_is_kept_for_the_backward_pass(row):
+    # The key and the rate; a mask of one byte for each of the 128 samples would not fit.
+    assert kept_bytes(row.make(0.5), (128, *row.shape[1:])) <= 64
+
+
+@pytest.mark.xfail(BACKEND == "torch", reason="torch.compile leaves the layers to run eagerly")
+@every
+def test_another_call_and_another_rate_compile_nothing_new(row):
+    x, one, other = inputs(row), row.make(0.25, seed=1), row.make(0.5, seed=2)
+    if BACKEND == "tensorflow":
+        step = tf.function(lambda: other(one(x, training=True), training=True))
+        called = [op for op in step.get_concrete_function().graph.get_operations() if "PartitionedCall" in op.type]
+        assert all(n > 1 for n in collections.Counter(op.get_attr("f").name for op in called).values())
+    elif BACKEND == "jax":
+        compiled = []
+        for _ in range(2):
+            one(x, training=True)
+        jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+        for layer in (one, other):
+            layer(x, training=True)
+        jax.monitoring.clear_event_listeners()
+        assert not [event for event in compiled if "compile" in event]
+    else:
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(graph)
+            return graph
+
+        call = torch.compile(lambda x: one(x, training=True), backend=backend, fullgraph=True)
+        one.build(x.shape)
+        call(x)
+        setattr(one, one.parameter, 0.5)
+        call(x)
+        assert len(graphs) == 1
+
+
+@every
+def test_nothing_visits_the_host(row):
+    layer, x = row.make(0.5), inputs(row)
+    if BACKEND == "tensorflow":
+        graph = tf.function(lambda: layer(x, training=True)).get_concrete_function().graph
+        types = {op.type for op in graph.get_operations()}
+        types |= {node.op for function in graph.as_graph_def().library.function for node in function.node_def}
+        assert not [name for name in types if "PyFunc" in name]
+    elif BACKEND == "jax":
+        layer.build(x.shape)
+        state = [v.value for v in layer.non_trainable_variables]
+        step = jax.jit(lambda state, x: layer.stateless_call([], state, x, training=True))
+        assert "callback" not in step.lower(state, x).as_text()
+    else:
+        called = []
+
+        class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                called.append(str(function))
+                return function(*args, **(kwargs or {}))
+
+        with Recorder():
+            layer(x, training=True)
+        # What `item()`, `bool()` and `int()` of a tensor come to.
+        assert called and "aten._local_scalar_dense.default" not in called
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone says how many operations a compiled program takes")
+@pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise and row.tied], ids=str)
+def test_one_draw_is_made_for_all_that_it_serves(row):
+    layer, shape = row.make(0.5), tuple(8 * n if axis in row.tied else n for axis, n in enumerate(row.shape))
+    layer.build(shape)
+    state = [v.value for v in layer.non_trainable_variables]
+    step = jax.jit(lambda state, x: layer.stateless_call([], state, x, training=True))
+    analysis = step.lower(state, np.ones(shape, "float32")).compile().cost_analysis()
+    assert analysis["flops"] < 10 * np.prod(shape)
