@@ -74,4 +74,4 @@ def _torch(layer, x):
 
 def measure(shape=(32, 28, 28, 32)):
     """Bytes an element, by layer."""
-    return {"": {name: kept_bytes(make(), shape) / math.prod(shape) for name, make in makers(*LAYERS).items()}}
+    return {"float32": {name: kept_bytes(make(), shape) / math.prod(shape) for name, make in makers(*LAYERS).items()}}

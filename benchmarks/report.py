@@ -26,7 +26,11 @@ def table(title, unit, digits, sections):
             cells = [f"{section}: {kind}"]
             for of_backend in sections.values():
                 numbers = of_backend.get(section, {})
-                wanted = [FLOOR] if kind == FLOOR else [name for name in numbers if name.split(".")[-1].endswith(kind)]
+                wanted = (
+                    [FLOOR]
+                    if kind == FLOOR
+                    else [name for name in numbers if name.replace(".", " ").split()[-1] == kind]
+                )
                 found = [f"{numbers[name]:.{digits}f}" for name in wanted if name in numbers]
                 cells += [*found, *[""] * (3 - len(found))]
             if any(cells[1:]):
