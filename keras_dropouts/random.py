@@ -32,6 +32,7 @@ if BACKEND == "tensorflow":
     xp, cast = tf, tf.cast
 elif BACKEND == "jax":
     import jax
+    import jax.export
     import jax.numpy as jnp
 
     xp, cast = jnp, jnp.astype
@@ -166,8 +167,8 @@ def _replica():
 def compiled(function):
     """Decorates a function of tensors that should run as one loop.
 
-    TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with
-    Python integers among the arguments kept static. PyTorch: runs as it stands; `torch.compile` sees through it.
+    TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with sizes
+    among the arguments kept static. PyTorch: runs as it stands; `torch.compile` sees through it.
     """
     if BACKEND == "tensorflow":
         return tf.function(function, jit_compile=True, autograph=False)
@@ -177,9 +178,12 @@ def compiled(function):
         def jitted(static):
             return jax.jit(function, static_argnums=static)
 
+        def is_size(arg):
+            return isinstance(arg, (int, tuple)) or jax.export.is_symbolic_dim(arg)
+
         @functools.wraps(function)
         def call(*args):
-            return jitted(tuple(i for i, arg in enumerate(args) if isinstance(arg, (int, tuple))))(*args)
+            return jitted(tuple(i for i, arg in enumerate(args) if is_size(arg)))(*args)
 
         return call
     return function
@@ -460,7 +464,8 @@ def _booleans(words):
     if BACKEND == "tensorflow":
         return tf.cast(tf.bitcast(words, tf.uint8), tf.bool)
     if BACKEND == "jax":
-        return jax.lax.bitcast_convert_type(words, jnp.uint8) != 0
+        # No bitcast: what `jax.export` saves for a batch of any size could not be run.
+        return words[..., None] >> np.arange(0, 32, 8, dtype="int32") & 1 != 0
     return words.view(torch.bool).view(*words.shape, 4)
 
 
