@@ -86,14 +86,3 @@ def test_nothing_visits_the_host(row):
             layer(x, training=True)
         # What `item()`, `bool()` and `int()` of a tensor come to.
         assert called and "aten._local_scalar_dense.default" not in called
-
-
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone says how many operations a compiled program takes")
-@pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise and row.tied], ids=str)
-def test_one_draw_is_made_for_all_that_it_serves(row):
-    layer, shape = row.make(0.5), tuple(8 * n if axis in row.tied else n for axis, n in enumerate(row.shape))
-    layer.build(shape)
-    state = [v.value for v in layer.non_trainable_variables]
-    step = jax.jit(lambda state, x: layer.stateless_call([], state, x, training=True))
-    analysis = step.lower(state, np.ones(shape, "float32")).compile().cost_analysis()
-    assert analysis["flops"] < 10 * np.prod(shape)
