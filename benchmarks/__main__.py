@@ -23,8 +23,15 @@ PACKAGES = ("keras", "tensorflow", "tensorflow_cpu", "jax", "torch", "dropblock"
 def machine():
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     found = re.search("model name\\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    devices = ", ".join(keras.distribution.list_devices())
-    return f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {platform.system()}, {devices}"
+    return f"{found[1] if found else platform.processor()}, {os.cpu_count()} cores, {platform.system()}, {device()}"
+
+
+def device():
+    if keras.backend.backend() != "torch":
+        return ", ".join(keras.distribution.list_devices())
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu:0"
 
 
 def versions():

@@ -45,7 +45,7 @@ def sections_of(part, field=None):
     """A function that takes, of a backend's results, the numbers of one part, by section and layer."""
 
     def numbers(measured):
-        sections = measured[part].items()
+        sections = measured.get(part, {}).items()
         return {name: {layer: n[field] if field else n for layer, n in layers.items()} for name, layers in sections}
 
     return numbers
@@ -55,7 +55,7 @@ def alone(direction):
     """The same of the milliseconds of a layer alone."""
 
     def numbers(measured):
-        sections = measured["layer_alone"].items()
+        sections = measured.get("layer_alone", {}).items()
         return {f"{name} floats": {layer: n["ms"] for layer, n in of[direction].items()} for name, of in sections}
 
     return numbers
@@ -82,7 +82,9 @@ def write():
         sections = {backend: numbers(measured) for backend, measured in results.items()}
         text.append("\n" + table(title, unit, digits, sections))
     (FOLDER / "README.md").write_text("\n".join(text) + "\n")
-    picture(results)
+    drawn = {backend: m for backend, m in results.items() if {"training_step", "layer_alone"} <= m.keys()}
+    if drawn:
+        picture(drawn)
 
 
 def picture(results):
