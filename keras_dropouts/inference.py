@@ -40,8 +40,8 @@ def always_on(model: keras.Model) -> keras.Model:
     Returns:
         A `keras.Model` that takes and gives what `model` does. It is not compiled: `evaluate` needs
         `compile(loss=..., metrics=...)`. It can be saved and loaded, random state included. For that a subclassed model
-        must be as Keras asks, registered and with a `get_config`. On TensorFlow and JAX it can be
-        exported; the SavedModel draws new masks at each call.
+        must be as Keras asks, registered and with a `get_config`. On TensorFlow and JAX it can be exported; the
+        SavedModel draws new masks at each call.
 
     Raises:
         ValueError: Where `model` is not as described, has no dropout, or has some that cannot be switched on by

@@ -397,7 +397,7 @@ def _run(kernel, key, samples, blocks, *args):
         drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks if stable else _bucket(blocks))))
         return drawn if stable else drawn[..., :blocks]
     drawn = kernel(key, *args, samples, blocks)
-    # Without it XLA draws the bits again for every element that a broadcast mask covers.
+    # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` and `_where`.
     return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
 
 
@@ -471,12 +471,12 @@ def _booleans(words):
 
 def uniform(key, shape):
     """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
-    return _filled(lambda samples, blocks: _run(_uniform, key, samples, blocks), shape, 4)
+    return _filled(functools.partial(_run, _uniform, key), shape, 4)
 
 
 def normal(key, shape):
     """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values up to 4.3."""
-    return _filled(lambda samples, blocks: _run(_normal, key, samples, blocks), shape, 4)
+    return _filled(functools.partial(_run, _normal, key), shape, 4)
 
 
 def select(keep, scale, inputs):
