@@ -88,8 +88,10 @@ class RandomLayer(SeededLayer):
 
     def __init__(self, rate: Rate, seed: int | None = None, **kwargs: Any):
         rate = self._checked_rate(rate)
-        super().__init__(seed, math.nan if isinstance(rate, LearningRateSchedule) else rate, **kwargs)
-        self._rate = rate
+        # Noted, as `torch.compile` would compile again for each number that a question to the rate itself would meet.
+        scheduled = isinstance(rate, LearningRateSchedule)
+        super().__init__(seed, math.nan if scheduled else rate, **kwargs)
+        self._rate, self._scheduled = rate, scheduled
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -108,7 +110,7 @@ class RandomLayer(SeededLayer):
                 f"see it now. Allowed here: a number in [0, {self.max_rate:g}]. Received: {self.parameter}={rate!r}"
             )
         self._fetched_state().write(rate=rate)
-        self._rate = rate
+        self._rate, self._scheduled = rate, False
 
     def current_rate(self) -> float:
         """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
@@ -123,10 +125,6 @@ class RandomLayer(SeededLayer):
                 f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."
             )
         return self._random_state
-
-    @property
-    def _scheduled(self):
-        return isinstance(self._rate, LearningRateSchedule)
 
     def _checked_rate(self, rate):
         value = rate

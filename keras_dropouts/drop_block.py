@@ -116,7 +116,7 @@ def _spread(seeds, size, channels, space, blocks, steps):
         dropped = _dilate(dropped, axis, block, n)
     shape = list(ops.shape(dropped))
     shape[channels] = 4 * shape[channels]
-    keep = ops.reshape(_unpack(ops.bitwise_xor(dropped, np.uint8(15)), channels), shape)
+    keep = ops.reshape(_unpack(ops.bitwise_xor(dropped, _byte(15)), channels), shape)
     if not isinstance(size, int) or size % 4:
         keep = keep[(slice(None),) * channels + (slice(size),)]
         shape[channels] = size
@@ -128,9 +128,11 @@ def _spread(seeds, size, channels, space, blocks, steps):
 
 def _present(size, axes):
     """The bits of each byte that stand for a channel, with so many axes of size 1 behind."""
-    xp = np if isinstance(size, int) else ops
-    bits = 2 ** xp.clip(size - 4 * xp.arange((size + 3) // 4), 0, 4) - 1
-    return ops.cast(ops.reshape(bits, (-1,) + (1,) * axes), "uint8")
+    if isinstance(size, int):
+        bits = [2 ** min(size - first, 4) - 1 for first in range(0, size, 4)]
+    else:
+        bits = 2 ** ops.minimum(size - 4 * ops.arange((size + 3) // 4), 4) - 1
+    return ops.reshape(ops.cast(bits, "uint8"), (-1,) + (1,) * axes)
 
 
 def _dilate(x, axis, block, steps):
@@ -163,10 +165,14 @@ def _unpack(x, channels):
     return ops.not_equal(ops.bitwise_and(ops.expand_dims(x, channels + 1), bits), 0)
 
 
+def _byte(value):
+    return ops.convert_to_tensor(value, "uint8")
+
+
 def _count(x):
     """The number of bits set in each sample."""
-    pairs = ops.subtract(x, ops.bitwise_and(ops.right_shift(x, np.uint8(1)), np.uint8(5)))
-    nibbles = ops.add(ops.bitwise_and(pairs, np.uint8(3)), ops.right_shift(pairs, np.uint8(2)))
+    pairs = ops.subtract(x, ops.bitwise_and(ops.right_shift(x, _byte(1)), _byte(5)))
+    nibbles = ops.add(ops.bitwise_and(pairs, _byte(3)), ops.right_shift(pairs, _byte(2)))
     return ops.sum(ops.cast(ops.reshape(nibbles, (ops.shape(x)[0], -1)), "int32"), 1)
 
 

@@ -36,8 +36,8 @@ class GaussianDropout(RandomLayer):
         Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 15 (2014)
         1929-1958, section 10.
 
-    The normal deviates are float32, in every dtype policy: one of 65536 equally likely values of mean 0 and variance 1
-    (to 2e-6), each within 7e-4 of its quantile, the largest 4.3.
+    The normal deviates are float32, in every dtype policy: the quantiles of the normal distribution in the middles of
+    65536 equally likely intervals, the largest 4.3, scaled (by 1.00001) to a variance of 1.
 
     Example:
 

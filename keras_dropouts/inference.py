@@ -146,7 +146,7 @@ class _Run:
     def __init__(self, state):
         key = random.key_of(state)
         # The replica is the second word's.
-        self.word = random.threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:]), ops.copy(key[2:])))[0]
+        self.word = random.threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:]), key[2:]))[0]
         outer = _RUN.get()
         self.called = outer.called if outer else set()
         self.draws = 0

@@ -5,13 +5,12 @@ This is the only file that asks which backend runs. Its rules:
 - Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
   SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
   (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
-- A block is two 32-bit words, and a word two signed 16-bit draws. A sample of n numbers takes q = ceil(n / 4)
-  blocks; its element e is draw e // q of block e % q, in the order low and high half of the first word, low and
-  high half of the second. Runs of elements thus read runs of words, which is what vector units want.
-- A mask of n elements a sample takes q = ceil(n / 8) blocks: the bytes, lowest first, of their q first words, then
-  of their q second ones. A byte is the upper half of an element's signed 16-bit draw. The lower half only breaks ties,
-  one in 256: it is the next lower byte of the word, cyclically, xor the same byte of the block's other word. Any two
-  elements' draws are thus four bytes of which none follows from the others: independent, each at 16 bits.
+- A block serves eight elements: a sample of n takes q = ceil(n / 8) of them. It is two 32-bit words a and b, and two
+  mixtures c = (a << 8) ^ (a >> 8) ^ b and d = (b << 8) ^ (b >> 8) ^ a, with arithmetic shifts. Each half of these four
+  is a signed 16-bit draw. The upper bytes of the eight are independent of each other, and of any two the whole draws.
+- Numbers read the halves, the lower one first, of the q words a, then of the q words b, c and d. A mask reads the
+  draws of c, a, c, a (lower half, lower, upper, upper) of each block, then those of d and b: compared, they are the
+  bytes of q words, then of q more.
 - Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
 
 A *key* here is a tensor of three 32-bit integers: seed, call and the index of the first sample.
@@ -19,7 +18,9 @@ A *key* here is a tensor of three 32-bit integers: seed, call and the index of t
 
 import contextlib
 import functools
+import inspect
 import math
+import statistics
 
 import keras
 import numpy as np
@@ -88,7 +89,7 @@ class RandomState(keras.random.SeedGenerator):
     def next(self, ordered=True):
         """Returns the state as it is, and counts one call."""
         before = self.state.value * 1
-        self.state.assign(before + keras.ops.convert_to_tensor(np.array([0, 1, 0]), self.state.dtype))
+        self.state.assign(before + keras.ops.convert_to_tensor([0, 1, 0], self.state.dtype))
         return before
 
     def read(self):
@@ -165,10 +166,11 @@ def _replica():
 
 
 def compiled(function):
-    """Decorates a function of tensors that should run as one loop.
+    """Decorates a function of tensors, and then sizes, that should run as one loop.
 
     TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with sizes
-    among the arguments kept static. PyTorch: runs as it stands; `torch.compile` sees through it.
+    among the arguments kept static. PyTorch: runs as it stands, as one operation to `torch.compile`, which takes longer
+    to compile the generator than most trainings would gain.
     """
     if BACKEND == "tensorflow":
         return tf.function(function, jit_compile=True, autograph=False)
@@ -186,36 +188,49 @@ def compiled(function):
             return jitted(tuple(i for i, arg in enumerate(args) if is_size(arg)))(*args)
 
         return call
-    return function
-
-
-def fused(function):
-    """As `compiled`, but on TensorFlow only in graphs, and where the first argument's axes but the first are known.
-
-    For a function of few operations, which eager calls and sizes that change may run one by one.
-    """
-    if BACKEND != "tensorflow":
-        return compiled(function)
-    in_graph = compiled(function)
+    *tensors, samples, blocks = inspect.signature(function).parameters
+    schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
+    name = f"keras_dropouts::{function.__name__.strip('_')}"
+    operation = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+    operation.register_fake(function)
 
     @functools.wraps(function)
-    def call(x, *args):
-        known = tf.inside_function() and x.shape[1:].is_fully_defined()
-        return (in_graph if known else function)(x, *args)
+    def call(*args):
+        return (operation if torch.compiler.is_compiling() else function)(*args)
 
     return call
 
 
-def _rotate_left(x, distance, spare):
-    """Rotates the bits of each word; PyTorch puts the result into `spare` and destroys nothing but that."""
+def fused(function):
+    """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
+
+    TensorFlow: as `compiled`, but only in graphs, and where the first argument's axes but the first are known. JAX: as
+    `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    """
+    if BACKEND == "torch":
+        return function
+    one = compiled(function)
+    if BACKEND == "jax":
+        return one
+
+    @functools.wraps(function)
+    def call(x, *args):
+        known = tf.inside_function() and x.shape[1:].is_fully_defined()
+        return (one if known else function)(x, *args)
+
+    return call
+
+
+def _rotate_left(x, distance, spare=None):
+    """Rotates the bits of each word; PyTorch puts the result into `spare` where there is one."""
     if BACKEND == "tensorflow":
         left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
         return left | tf.bitwise.right_shift(x, tf.constant(32 - distance, x.dtype))
     if BACKEND == "jax":
         return (x << distance) | (x >> (32 - distance))
-    torch.bitwise_right_shift(x, 32 - distance, out=spare)
+    right = torch.bitwise_right_shift(x, 32 - distance, out=spare)
     # The high part is added in the pass that shifts it.
-    return spare.bitwise_and_((1 << distance) - 1).add_(x, alpha=1 << distance)
+    return right.bitwise_and_((1 << distance) - 1).add_(x, alpha=1 << distance)
 
 
 def threefry2x32(key, counter, rounds=13):
@@ -223,19 +238,20 @@ def threefry2x32(key, counter, rounds=13):
 
     Args:
         key: Two scalars of 32-bit integers (uint32; int32 on PyTorch).
-        counter: Two tensors of 32-bit integers, of one shape. PyTorch overwrites them.
+        counter: Two tensors of 32-bit integers that broadcast against each other.
         rounds: 20 is the authors' recommendation, 13 their fastest Crush-resistant choice.
 
     Returns:
-        Two tensors of the counter's shape and dtype.
+        Two tensors of the counters' common shape, and of their dtype.
     """
-    x0, x1 = counter
-    spare = torch.empty_like(x1) if BACKEND == "torch" else None
     keys = (*key, key[0] ^ key[1] ^ PARITY)
+    x0, x1 = (word + part for word, part in zip(counter, keys, strict=False))
+    # The first round, before which a word has but the entries of its own counter.
+    x0 = x0 + x1
+    x1 = _rotate_left(x1, ROTATIONS[0]) ^ x0
+    spare = torch.empty_like(x1) if BACKEND == "torch" else None
     # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
-    x0 += keys[0]
-    x1 += keys[1]
-    for i in range(rounds):
+    for i in range(1, rounds):
         x0 += x1
         x1, spare = _rotate_left(x1, ROTATIONS[i % 8], spare), x1
         x1 ^= x0
@@ -249,64 +265,59 @@ def threefry2x32(key, counter, rounds=13):
 def _pairs(key, samples, blocks):
     """The two words of each block: signed 32-bit integers of shape (samples, blocks)."""
     if BACKEND == "torch":
-        words = torch.empty((2, samples, blocks), dtype=torch.int32, device=key.device)
-        words[0] = torch.arange(blocks, device=key.device)
-        words[1] = (torch.arange(samples, device=key.device) + key[2])[:, None]
-        words[1] = threefry2x32((key[0], key[1]), (words[0], words[1]))[1]
-        return words
+        block, sample = (torch.arange(n, dtype=torch.int32, device=key.device) for n in (blocks, samples))
+        return threefry2x32((key[0], key[1]), (block[None], (sample + key[2])[:, None]))
     if BACKEND == "tensorflow":
-        block, sample = tf.range(blocks)[None], tf.range(samples)[:, None]
-        block, sample = (tf.cast(tf.broadcast_to(i, (samples, blocks)), tf.uint32) for i in (block, sample))
-        return [tf.bitcast(word, tf.int32) for word in threefry2x32((key[0], key[1]), (block, sample + key[2]))]
-    block, sample = (jax.lax.broadcasted_iota(jnp.uint32, (samples, blocks), axis) for axis in (1, 0))
-    words = threefry2x32((key[0], key[1]), (block, sample + key[2]))
+        block, sample = (tf.cast(tf.range(n), tf.uint32) for n in (blocks, samples))
+        words = threefry2x32((key[0], key[1]), (block[None], (sample + key[2])[:, None]))
+        return [tf.bitcast(word, tf.int32) for word in words]
+    block, sample = (jax.lax.iota(jnp.uint32, n) for n in (blocks, samples))
+    words = threefry2x32((key[0], key[1]), (block[None], (sample + key[2])[:, None]))
     return [jax.lax.bitcast_convert_type(word, jnp.int32) for word in words]
 
 
 def _draws(key, samples, blocks):
-    """Signed 16-bit draws of shape (samples, 2, 2, blocks), in int32."""
-    words = _pairs(key, samples, blocks)
-    if BACKEND == "torch" and not torch.compiler.is_compiling():
-        draws = torch.empty((samples, 2, 2, blocks), dtype=torch.int32, device=key.device)
-        for word, (low, high) in zip(words, draws.permute(1, 2, 0, 3), strict=True):
-            torch.bitwise_left_shift(word, 16, out=low)
-            low >>= 16
-            torch.bitwise_right_shift(word, 16, out=high)
-        return draws
-    words = keras.ops.stack(words, 1)[:, :, None]
-    halves = keras.ops.convert_to_tensor([[16], [0]], "int32")
+    """The words a, b, c and d of each block, each two signed 16-bit draws: int32 of shape (samples, blocks)."""
+    pair = _pairs(key, samples, blocks)
+    mixtures = []
+    for word, other in (pair, pair[::-1]):
+        mixture = word * 256
+        mixture ^= _shifted(word, 8)
+        mixture ^= other
+        mixtures.append(mixture)
+    return [*pair, *mixtures]
+
+
+def _halves(words):
+    """The two signed 16-bit draws of each word, lower half first, along a new last axis; int16 on PyTorch."""
+    if BACKEND == "torch":
+        # Flat first: a tensor without entries may have strides that other types do not take.
+        return words.view(-1).view(torch.int16).view(*words.shape, 2)
+    shifts = np.array([16, 0], "int32")
     if BACKEND == "tensorflow":
-        return tf.bitwise.right_shift(tf.bitwise.left_shift(words, halves), tf.constant(16))
-    return (words << halves) >> 16
+        return tf.bitwise.right_shift(tf.bitwise.left_shift(words[..., None], shifts), tf.constant(16))
+    return words[..., None] << shifts >> 16
 
 
 @compiled
 def _keep(key, threshold, samples, blocks):
     """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
-    words, bound = _pairs(key, samples, blocks), threshold - 32768
-    if BACKEND == "torch" and not torch.compiler.is_compiling():
-        return _keep_in_place(words, bound)
+    draws, bound = _draws(key, samples, blocks), threshold - 32768
+    if BACKEND == "torch":
+        kept = torch.empty((samples, 2, blocks), dtype=torch.int32, device=key.device)
+        for word in draws:
+            _halves(word).ge_(bound.clamp(max=32767).to(torch.int16))
+        for i in range(2):
+            torch.add(draws[2 + i], draws[i], alpha=256, out=kept[:, i])
+        # No 16-bit bound is above all draws, so that a rate of 1 needs the factor 0.
+        return kept.mul_(bound < 32768)
     kept = []
-    for word, other in zip(words, (words[1], words[0]), strict=True):
-        even = (word * 256 | _shifted(word, 24) & 0xFF) ^ (other & 0x00FF00FF)
-        odd = word ^ (_shifted(other, 8) & 0x00FF00FF)
-        draws = (_shifted(even * 65536, 16), _shifted(odd * 65536, 16), _shifted(even, 16), _shifted(odd, 16))
-        kept.append(sum(cast(draw >= bound, "int32") * 256**byte for byte, draw in enumerate(draws)))
+    for odd, even in zip(draws[:2], draws[2:], strict=True):
+        order = (even * 65536, odd * 65536, even, odd)
+        bytes = (cast(_shifted(word, 16) >= bound, "int32") * 256**i for i, word in enumerate(order))
+        kept.append(sum(bytes))
     # Joined, not stacked: XLA computes what it joins along an axis that is there once, else for each byte.
     return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
-
-
-def _keep_in_place(words, bound):
-    """What `_keep` does, in few passes over memory: PyTorch reads a word as two 16-bit draws."""
-    other = words.roll(1, 0)
-    even, odd = torch.empty((2, *words.shape), dtype=torch.int32, device=words.device)
-    torch.bitwise_right_shift(words, 24, out=even).bitwise_and_(0xFF).add_(words, alpha=256)
-    torch.bitwise_right_shift(other, 8, out=odd).bitwise_and_(0x00FF00FF).bitwise_xor_(words)
-    even ^= other.bitwise_and_(0x00FF00FF)
-    even, odd = (draws.view(torch.int16).ge_(bound.clamp(max=32767).to(torch.int16)) for draws in (even, odd))
-    kept = even.add_(odd, alpha=256).view(torch.int32).permute(1, 0, 2)
-    # No 16-bit bound is above all draws, so that a rate of 1 needs the factor 0.
-    return torch.mul(kept, bound < 32768, out=torch.empty(kept.shape, dtype=torch.int32, device=words.device))
 
 
 @compiled
@@ -322,49 +333,59 @@ def _rare(key, probability, samples, blocks):
         for j in range(2):
             drawn = drawn | cast(word < bound, "uint8") * 2 ** (2 * i + j)
             word -= turn
-    return drawn
+    return drawn[:, None]
 
 
 @compiled
 def _uniform(key, samples, blocks):
-    uniform = cast(_draws(key, samples, blocks), "float32")
+    draws = _draws(key, samples, blocks)
+    if BACKEND == "torch":
+        uniform = torch.empty((samples, 4, blocks, 2), device=key.device)
+        for i, word in enumerate(draws):
+            uniform[:, i] = _halves(word)
+    else:
+        uniform = cast(_halves(_joined(draws)), "float32")
     uniform *= 2**-15
     uniform += 2**-16
     return uniform
 
 
 @compiled
-def _normal(key, samples, blocks):
+def _bits(key, samples, blocks):
+    """Draws as unsigned integers: int32 of shape (samples, 4, blocks, 2)."""
     draws = _draws(key, samples, blocks)
-    if BACKEND != "torch" or torch.compiler.is_compiling():
-        return _quantile(draws)
-    # Where each operation is a pass over memory, a table of all the values.
-    return _normals(draws.device).index_select(0, draws.add_(32768).view(-1)).view(draws.shape)
+    if BACKEND != "torch":
+        return _halves(_joined(draws)) & 0xFFFF
+    bits = torch.empty((samples, 4, blocks, 2), dtype=torch.int32, device=key.device)
+    for i, word in enumerate(draws):
+        bits[:, i] = _halves(word).view(torch.uint16)
+    return bits
 
 
-def _quantile(draws):
-    """The normal quantiles at (draws + 32768.5) / 65536, to 6e-4: in integers, which every compiler rounds alike.
+def _joined(draws):
+    """One tensor of shape (samples, 4, blocks): XLA computes what it joins once."""
+    samples, blocks = keras.ops.shape(draws[0])
+    return xp.reshape(xp.concat(draws, axis=1), (samples, 4, blocks))
 
-    With x = (2 * draw + 1) / 65536 in (-1, 1) and w = -log2(1 - x**2), the quantile is x times a smooth function of w
-    (Giles, "Approximating the erfinv function", GPU Computing Gems, 2011), here a polynomial of degree 5.
-    """
-    # The bits of a float are its logarithm but for the mantissa m, with m for log2(1 + m); in 2**-15.
-    logarithm = _shifted(_bits(cast(2**30 - draws * (draws + 1), "float32")), 8)
-    mantissa = logarithm & 32767
-    bulge = _shifted(_shifted(mantissa * (32768 - mantissa), 15) * (13856 - _shifted(5217 * mantissa, 15)), 15)
-    w = _shifted((157 << 15) - logarithm - bulge, 4)
-    ratio = -14740
-    for coefficient in (45021, -49828, 16337, 27344, 9394):
-        ratio = _shifted(ratio * w, 15) + coefficient
-    # The factor makes the variance of the 65536 values 1.
-    return cast((2 * draws + 1) * ratio, "float32") * np.float32(2.0346756597637477e-09)
+
+@functools.cache
+def _normals():
+    """The normal quantiles at (draw + 32768.5) / 65536, times what makes their variance 1, by the draw's bits."""
+    upper = np.array([statistics.NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
+    upper /= np.sqrt(np.mean(upper**2))
+    return np.concatenate([upper, -upper[::-1]]).astype("float32")
 
 
 if BACKEND == "torch":
 
     @functools.cache
-    def _normals(device):
-        return _quantile(torch.arange(-32768, 32768, dtype=torch.int32, device=device))
+    def _table_on(device):
+        return torch.from_numpy(_normals()).to(device)
+
+    # A function of its own: `torch.compile` looks through the cache.
+    @torch.compiler.assume_constant_result
+    def _normals_on(device):
+        return _table_on(device)
 
 
 def _shifted(x, distance):
@@ -372,30 +393,23 @@ def _shifted(x, distance):
     return tf.bitwise.right_shift(x, tf.constant(distance, x.dtype)) if BACKEND == "tensorflow" else x >> distance
 
 
-def _bits(x):
-    """The bits of a float32 tensor as int32."""
-    if BACKEND == "tensorflow":
-        return tf.bitcast(x, tf.int32)
-    return jax.lax.bitcast_convert_type(x, jnp.int32) if BACKEND == "jax" else x.view(torch.int32)
-
-
-def _filled(draw, shape, per_block):
+def _filled(draw, shape):
     """Reshapes what `draw(samples, blocks)` gives to `shape`, whose entries may be scalar tensors on TensorFlow."""
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
-    blocks = (size + per_block - 1) // per_block
-    drawn = xp.reshape(draw(samples, blocks), (samples, per_block * blocks))
-    if not isinstance(size, int) or size % per_block:
+    blocks = (size + 7) // 8
+    drawn = xp.reshape(draw(samples, blocks), (samples, 8 * blocks))
+    if not isinstance(size, int) or size % 8:
         drawn = drawn[:, :size]
     return xp.reshape(drawn, shape)
 
 
 def _run(kernel, key, samples, blocks, *args):
-    """Runs a kernel for so many samples and blocks; the blocks are the last axis of what it gives."""
+    """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
     if BACKEND == "tensorflow":
         # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave.
         stable = tf.inside_function() and isinstance(blocks, int)
         drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks if stable else _bucket(blocks))))
-        return drawn if stable else drawn[..., :blocks]
+        return drawn if stable else drawn[:, :, :blocks]
     drawn = kernel(key, *args, samples, blocks)
     # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` and `_where`.
     return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
@@ -436,7 +450,7 @@ def keep_mask(key, shape, rate):
         A boolean tensor of `shape`.
     """
     threshold = threshold_of(rate)
-    return _filled(lambda samples, blocks: _booleans(_run(_keep, key, samples, blocks, threshold)), shape, 8)
+    return _filled(lambda samples, blocks: _booleans(_run(_keep, key, samples, blocks, threshold)), shape)
 
 
 def rare_bits(key, shape, probability):
@@ -471,12 +485,17 @@ def _booleans(words):
 
 def uniform(key, shape):
     """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
-    return _filled(functools.partial(_run, _uniform, key), shape, 4)
+    return _filled(functools.partial(_run, _uniform, key), shape)
 
 
 def normal(key, shape):
-    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values up to 4.3."""
-    return _filled(functools.partial(_run, _normal, key), shape, 4)
+    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values, quantiles up to 4.3."""
+    bits = _filled(functools.partial(_run, _bits, key), shape)
+    if BACKEND == "tensorflow":
+        return tf.gather(_normals(), bits)
+    if BACKEND == "jax":
+        return jnp.take(_normals(), bits, mode="clip")
+    return _normals_on(key.device).index_select(0, xp.reshape(bits, (-1,))).view(bits.shape)
 
 
 def select(keep, scale, inputs):
@@ -548,7 +567,8 @@ def recomputed(multiply, inputs, key, rate):
     if BACKEND == "jax":
         return jax.checkpoint(multiply)(inputs, key, rate)
     if BACKEND == "torch":
-        return _Recomputed.apply(inputs, key, rate, multiply)
+        function = _Recomputed if torch.compiler.is_compiling() else _Differentiated
+        return function.apply(inputs, key, rate, multiply)
 
     @tf.custom_gradient
     def apply(x):
@@ -597,6 +617,9 @@ if BACKEND == "torch":
         @staticmethod
         def backward(ctx, upstream):
             return recomputed(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
+
+    class _Differentiated(_Recomputed):
+        """With a forward-mode derivative, which `torch.compile` does not take."""
 
         @staticmethod
         def jvp(ctx, tangent, *_):

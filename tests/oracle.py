@@ -25,36 +25,36 @@ def threefry2x32(key, counter, rounds=13):
     return x
 
 
-def draws(seed, call, shape, first_sample=0):
-    """The signed 16-bit draw of each element of a tensor, one by one."""
-    samples, size = shape[0], math.prod(shape[1:])
-    blocks = -(-size // 4)
-    element = np.arange(size)
-    block, draw = element % blocks, element // blocks
-    sample = (np.arange(samples) + first_sample)[:, None]
-    first, second = threefry2x32((seed, call), (np.broadcast_to(block, (samples, size)), sample))
-    word = np.where(draw < 2, first, second)
-    half = np.where(draw % 2 == 0, word & np.uint64(0xFFFF), word >> np.uint64(16)).astype("int64")
-    return np.where(half >= 32768, half - 65536, half).reshape(shape)
-
-
 def block_draws(words):
-    """The signed 16-bit draws of the eight mask elements that a block serves, along a new last axis."""
-    draws = []
-    for word, other in (words, words[::-1]):
-        for byte in range(4):
-            main, before = (word >> np.uint64(8 * i) & np.uint64(0xFF) for i in (byte, (byte - 1) % 4))
-            draws.append(256 * main + (before ^ other >> np.uint64(8 * byte) & np.uint64(0xFF)))
-    return np.stack(draws, -1).astype("uint16").view("int16")
+    """The eight signed 16-bit draws that a pair of words serves: along new last axes, four words and their halves."""
+    words = [np.asarray(word, "uint64").astype("uint32").view("int32") for word in words]
+    mixtures = [word << 8 ^ word >> 8 ^ other for word, other in (words, words[::-1])]
+    halves = [half.astype("int16") for word in (*words, *mixtures) for half in (word, word >> 16)]
+    return np.stack(halves, -1).reshape(*halves[0].shape, 4, 2)
+
+
+def all_draws(seed, call, samples, blocks, first_sample):
+    block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
+    return block_draws(threefry2x32((seed, call), (block, sample)))
+
+
+def first_of(draws, shape):
+    return draws.reshape(shape[0], math.prod(draws.shape[1:]))[:, : math.prod(shape[1:])].reshape(shape)
+
+
+def draws(seed, call, shape, first_sample=0):
+    """The signed 16-bit draw of each element of a tensor of numbers."""
+    blocks = -(-math.prod(shape[1:]) // 8)
+    return first_of(all_draws(seed, call, shape[0], blocks, first_sample).swapaxes(1, 2), shape).astype("int64")
 
 
 def mask_draws(seed, call, shape, first_sample=0):
     """The signed 16-bit draw of each element of a mask."""
-    samples, size = shape[0], math.prod(shape[1:])
-    blocks = -(-size // 8)
-    block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
-    draws = block_draws(threefry2x32((seed, call), (block, sample))).reshape(samples, blocks, 2, 4)
-    return draws.swapaxes(1, 2).reshape(samples, 8 * blocks)[:, :size].reshape(shape)
+    blocks = -(-math.prod(shape[1:]) // 8)
+    drawn = all_draws(seed, call, shape[0], blocks, first_sample)
+    # Of each of the two words its bytes, lowest first: those of even number come from a mixture.
+    bytes = [np.stack([drawn[:, :, 2 + i], drawn[:, :, i]], -1).reshape(shape[0], blocks, 4) for i in (0, 1)]
+    return first_of(np.stack(bytes, 1), shape)
 
 
 def keep_mask(seed, call, shape, rate, first_sample=0):

@@ -1,4 +1,3 @@
-import hashlib
 import itertools
 
 import keras
@@ -66,7 +65,7 @@ def test_uniforms_and_normals_are_the_oracles():
     uniform = ops.convert_to_numpy(random.uniform(key_of(11, 2), shape))
     np.testing.assert_array_equal(uniform, ((2 * draws + 1) / 65536).astype("float32"))
     normal = ops.convert_to_numpy(random.normal(key_of(11, 2), shape))
-    np.testing.assert_allclose(normal, stats.norm.ppf((draws + 32768.5) / 65536), atol=1e-3)
+    np.testing.assert_allclose(normal, stats.norm.ppf((draws + 32768.5) / 65536), rtol=1e-4)
 
 
 def test_normals_are_normal():
@@ -76,14 +75,14 @@ def test_normals_are_normal():
     assert stats.kstest(z, "norm").pvalue > 1e-6
 
 
-def test_every_normal_is_its_quantile_on_every_backend():
-    draws = np.arange(-32768, 32768, dtype="int32")
-    z = ops.convert_to_numpy(random.compiled(random._quantile)(ops.convert_to_tensor(draws)))
-    assert hashlib.sha256(z.tobytes()).hexdigest()[:16] == "90a2c27723affbe3"
-    np.testing.assert_allclose(z, stats.norm.ppf((draws + 32768.5) / 65536), atol=6.3e-4)
-    assert (np.diff(z) > 0).all()
-    np.testing.assert_array_equal(z, -z[::-1])
-    assert abs(np.mean(z.astype("float64") ** 2) - 1) < 2e-6
+def test_every_normal_is_its_quantile():
+    # Of so many draws, each of the 65536 values comes up, but for one chance in 10**24.
+    draws = oracle.draws(1, 2, (8, 2**19)).ravel()
+    z = ops.convert_to_numpy(random.normal(key_of(1, 2), (8, 2**19))).ravel()
+    values, first = np.unique(draws, return_index=True)
+    quantiles = stats.norm.ppf((values + 32768.5) / 65536)
+    assert len(values) == 65536
+    np.testing.assert_allclose(z[first], quantiles / quantiles.std(), rtol=2e-7)
 
 
 def test_every_rate_is_within_2_to_the_minus_17():
@@ -139,7 +138,7 @@ def test_samples_and_neighbours_are_independent(rate):
 def test_any_two_elements_of_a_block_are_independent():
     # Draws are sums, in xor, of the bits of their block: those of two are independent if none is a sum of others.
     bits = np.uint64(1) << np.arange(64, dtype="uint64")
-    draws = oracle.block_draws((bits & oracle.MASK, bits >> np.uint64(32))).view("uint16")
+    draws = oracle.block_draws((bits & oracle.MASK, bits >> np.uint64(32))).reshape(64, 8).view("uint16")
     for pair in itertools.combinations(range(8), 2):
         rows = [sum(int(draws[i, e] >> bit & 1) << i for i in range(64)) for e in pair for bit in range(16)]
         while rows:
