@@ -57,4 +57,4 @@ class GaussianDropout(RandomLayer):
 
 @random.fused
 def _multiply(inputs, key, rate):
-    return random.perturb(inputs, random.normal(key, ops.shape(inputs)), ops.sqrt(rate / (1 - rate)))
+    return random.apply_noise(inputs, random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate))))

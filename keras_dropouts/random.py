@@ -55,6 +55,8 @@ else:
 WORD = "int32" if BACKEND == "torch" else "uint32"
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
+# On a CPU, PyTorch takes longer to call an operation than NumPy, which is the faster up to about so many blocks.
+NUMPY_BLOCKS = 2**15
 # A replica's samples are numbered from replica * 2**20: room for 4096 replicas of a million samples each.
 SAMPLES_PER_REPLICA = 2**20
 
@@ -85,11 +87,12 @@ class RandomState(keras.random.SeedGenerator):
             aggregation=self.state.aggregation,
             name="random_state",
         )
+        self._one_call = keras.ops.convert_to_tensor([0, 1, 0], self.state.dtype)
 
     def next(self, ordered=True):
         """Returns the state as it is, and counts one call."""
         before = self.state.value * 1
-        self.state.assign(before + keras.ops.convert_to_tensor([0, 1, 0], self.state.dtype))
+        self.state.assign(before + self._one_call)
         return before
 
     def read(self):
@@ -192,7 +195,11 @@ def compiled(function):
     schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
     name = f"keras_dropouts::{function.__name__.strip('_')}"
     operation = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
-    operation.register_fake(function)
+
+    @operation.register_fake
+    def like(key, *args):
+        args = [arg.to("meta") if torch.is_tensor(arg) else arg for arg in args]
+        return torch.empty_like(function(key.to("meta"), *args), device=key.device)
 
     @functools.wraps(function)
     def call(*args):
@@ -226,7 +233,7 @@ def _rotate_left(x, distance, spare=None):
     if BACKEND == "tensorflow":
         left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
         return left | tf.bitwise.right_shift(x, tf.constant(32 - distance, x.dtype))
-    if BACKEND == "jax":
+    if BACKEND == "jax" or isinstance(x, np.ndarray):
         return (x << distance) | (x >> (32 - distance))
     right = torch.bitwise_right_shift(x, 32 - distance, out=spare)
     # The high part is added in the pass that shifts it.
@@ -249,7 +256,7 @@ def threefry2x32(key, counter, rounds=13):
     # The first round, before which a word has but the entries of its own counter.
     x0 = x0 + x1
     x1 = _rotate_left(x1, ROTATIONS[0]) ^ x0
-    spare = torch.empty_like(x1) if BACKEND == "torch" else None
+    spare = torch.empty_like(x1) if BACKEND == "torch" and torch.is_tensor(x1) else None
     # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
     for i in range(1, rounds):
         x0 += x1
@@ -263,8 +270,13 @@ def threefry2x32(key, counter, rounds=13):
 
 
 def _pairs(key, samples, blocks):
-    """The two words of each block: signed 32-bit integers of shape (samples, blocks)."""
+    """The two words of each block: signed 32-bit integers of shape (samples, blocks), in NumPy where that is quicker."""
     if BACKEND == "torch":
+        if samples * blocks <= NUMPY_BLOCKS and key.device.type == "cpu" and type(key) is torch.Tensor:
+            block, sample = (np.arange(n, dtype="uint32") for n in (blocks, samples))
+            key = key.numpy().view("uint32")
+            words = threefry2x32(key[:2, None, None], (block[None], (sample + key[2])[:, None]))
+            return [word.view("int32") for word in words]
         block, sample = (torch.arange(n, dtype=torch.int32, device=key.device) for n in (blocks, samples))
         return threefry2x32((key[0], key[1]), (block[None], (sample + key[2])[:, None]))
     if BACKEND == "tensorflow":
@@ -285,7 +297,8 @@ def _draws(key, samples, blocks):
         mixture ^= _shifted(word, 8)
         mixture ^= other
         mixtures.append(mixture)
-    return [*pair, *mixtures]
+    words = [*pair, *mixtures]
+    return [torch.as_tensor(word) for word in words] if BACKEND == "torch" else words
 
 
 def _halves(words):
@@ -305,8 +318,9 @@ def _keep(key, threshold, samples, blocks):
     draws, bound = _draws(key, samples, blocks), threshold - 32768
     if BACKEND == "torch":
         kept = torch.empty((samples, 2, blocks), dtype=torch.int32, device=key.device)
+        bound16 = bound.clamp(max=32767).to(torch.int16)
         for word in draws:
-            _halves(word).ge_(bound.clamp(max=32767).to(torch.int16))
+            _halves(word).ge_(bound16)
         for i in range(2):
             torch.add(draws[2 + i], draws[i], alpha=256, out=kept[:, i])
         # No 16-bit bound is above all draws, so that a rate of 1 needs the factor 0.
@@ -330,6 +344,7 @@ def _rare(key, probability, samples, blocks):
     turn = cast(probability * (1 - probability) * 2.0**32, "int32")
     drawn = cast(probability >= 1, "uint8") * 15
     for i, word in enumerate(_pairs(key, samples, blocks)):
+        word = torch.as_tensor(word) if BACKEND == "torch" else word
         for j in range(2):
             drawn = drawn | cast(word < bound, "uint8") * 2 ** (2 * i + j)
             word -= turn
@@ -351,15 +366,19 @@ def _uniform(key, samples, blocks):
 
 
 @compiled
-def _bits(key, samples, blocks):
-    """Draws as unsigned integers: int32 of shape (samples, 4, blocks, 2)."""
+def _looked_up(key, table, samples, blocks):
+    """The entries of a table of 65536 at the bits of the draws."""
     draws = _draws(key, samples, blocks)
-    if BACKEND != "torch":
-        return _halves(_joined(draws)) & 0xFFFF
-    bits = torch.empty((samples, 4, blocks, 2), dtype=torch.int32, device=key.device)
-    for i, word in enumerate(draws):
-        bits[:, i] = _halves(word).view(torch.uint16)
-    return bits
+    if BACKEND == "torch":
+        entries = torch.empty((samples, 4, 2 * blocks), dtype=table.dtype, device=key.device)
+        # Once for each sample: PyTorch shares work among rows. A word at a time, to index with less memory.
+        rows = table.expand(samples, -1)
+        for i, word in enumerate(draws):
+            bits = _halves(word).view(torch.uint16).view(samples, 2 * blocks).long()
+            entries[:, i] = rows.gather(1, bits)
+        return entries.view(samples, 4, blocks, 2)
+    bits = _halves(_joined(draws)) & 0xFFFF
+    return tf.gather(table, bits) if BACKEND == "tensorflow" else jnp.take(table, bits, mode="clip")
 
 
 def _joined(draws):
@@ -488,14 +507,18 @@ def uniform(key, shape):
     return _filled(functools.partial(_run, _uniform, key), shape)
 
 
-def normal(key, shape):
-    """Draws float32 normal deviates: mean 0, variance 1, in 65536 equally likely values, quantiles up to 4.3."""
-    bits = _filled(functools.partial(_run, _bits, key), shape)
-    if BACKEND == "tensorflow":
-        return tf.gather(_normals(), bits)
-    if BACKEND == "jax":
-        return jnp.take(_normals(), bits, mode="clip")
-    return _normals_on(key.device).index_select(0, xp.reshape(bits, (-1,))).view(bits.shape)
+def normal(key, shape, mean=0.0, deviation=1.0):
+    """Draws float32 normal deviates, each one of 65536 equally likely values.
+
+    Args:
+        key: What `key_of` gave.
+        shape: As for `keep_mask`.
+        mean: Float32 scalar.
+        deviation: Float32 scalar. The values are the mean and up to 4.3 deviations on both sides.
+    """
+    table = _normals_on(key.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
+    table = table * deviation + mean
+    return _filled(lambda samples, blocks: _run(_looked_up, key, samples, blocks, table), shape)
 
 
 def select(keep, scale, inputs):
@@ -546,8 +569,16 @@ def perturb(inputs, noise, deviation):
     """
     noise *= deviation
     noise += 1
+    return apply_noise(inputs, noise)
+
+
+def apply_noise(inputs, noise):
+    """`inputs * noise`, computed in at least float32, in the input's dtype. The arguments are those of `perturb`."""
     wide = work_dtype(inputs)
-    return cast(cast(inputs, wide) * cast(noise, wide), inputs.dtype)
+    inputs, noise, dtype = cast(inputs, wide), cast(noise, wide), inputs.dtype
+    if BACKEND == "torch" and noise.shape == inputs.shape and not torch.is_grad_enabled():
+        return noise.mul_(inputs).to(dtype)
+    return cast(inputs * noise, dtype)
 
 
 def work_dtype(inputs):
