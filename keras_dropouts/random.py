@@ -270,7 +270,7 @@ def threefry2x32(key, counter, rounds=13):
 
 
 def _pairs(key, samples, blocks):
-    """The two words of each block: signed 32-bit integers of shape (samples, blocks), in NumPy where that is quicker."""
+    """The two words of each block: int32 of shape (samples, blocks), in NumPy where that is quicker."""
     if BACKEND == "torch":
         if samples * blocks <= NUMPY_BLOCKS and key.device.type == "cpu" and type(key) is torch.Tensor:
             block, sample = (np.arange(n, dtype="uint32") for n in (blocks, samples))
