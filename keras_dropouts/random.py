@@ -252,7 +252,7 @@ def threefry2x32(key, counter, rounds=13):
         Two tensors of the counters' common shape, and of their dtype.
     """
     keys = (*key, key[0] ^ key[1] ^ PARITY)
-    x0, x1 = (word + part for word, part in zip(counter, keys, strict=False))
+    x0, x1 = counter[0] + keys[0], counter[1] + keys[1]
     # The first round, before which a word has but the entries of its own counter.
     x0 = x0 + x1
     x1 = _rotate_left(x1, ROTATIONS[0]) ^ x0
@@ -517,7 +517,7 @@ def normal(key, shape, mean=0.0, deviation=1.0):
         deviation: Float32 scalar. The values are the mean and up to 4.3 deviations on both sides.
     """
     table = _normals_on(key.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
-    table = table * deviation + mean
+    table = _rounded(table * deviation) + mean
     return _filled(lambda samples, blocks: _run(_looked_up, key, samples, blocks, table), shape)
 
 
@@ -568,8 +568,14 @@ def perturb(inputs, noise, deviation):
         deviation: Float32 scalar tensor.
     """
     noise *= deviation
+    noise = _rounded(noise)
     noise += 1
     return apply_noise(inputs, noise)
+
+
+def _rounded(product):
+    """A product to add to. XLA would make the two one operation, which rounds once: other bits than elsewhere."""
+    return product if BACKEND == "torch" else xp.maximum(product, np.finfo("float32").min)
 
 
 def apply_noise(inputs, noise):
