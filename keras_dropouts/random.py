@@ -425,18 +425,20 @@ def _filled(draw, shape):
 def _run(kernel, key, samples, blocks, *args):
     """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
     if BACKEND == "tensorflow":
-        # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave.
+        # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave, and one
+        # below what takes less time than a call.
         stable = tf.inside_function() and isinstance(blocks, int)
-        drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks if stable else _bucket(blocks))))
+        size = blocks if stable else _bucket(blocks, samples)
+        drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, size)))
         return drawn if stable else drawn[:, :, :blocks]
     drawn = kernel(key, *args, samples, blocks)
     # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` and `_where`.
     return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
 
 
-def _bucket(n):
-    """The next number of the form 2**k or 3 * 2**k."""
-    n = tf.maximum(n, 1)
+def _bucket(n, samples):
+    """The next number of the form 2**k or 3 * 2**k, and at least some 2**14 blocks in all."""
+    n = tf.maximum(n, 2**14 // (samples + 1) + 1)
     unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
     return (n + unit - 1) // unit * unit
 
