@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_dropouts import random
 from keras_dropouts.base import DataFormat, RandomLayer, Rate, Sizes, checked_data_format, checked_sizes
+from keras_dropouts.random import cast, xp
 
 NEWTON_STEPS = 8
 
@@ -72,7 +73,7 @@ def _smaller(size, block):
 def _paper_gamma(rate, sizes, blocks):
     """Equation 1 of the paper."""
     factor = math.prod(size / (block * (size - block + 1)) for size, block in zip(sizes, blocks, strict=True))
-    return ops.where(rate < 1, ops.minimum(rate * ops.cast(factor, "float32"), 1.0), 1.0)
+    return xp.where(rate < 1, rate * ops.cast(factor, "float32"), 1.0)
 
 
 def _exact_gamma(rate, sizes, blocks):
@@ -110,19 +111,20 @@ def _spread(seeds, size, channels, space, blocks, steps):
         blocks: The size of a block along each of them.
         steps: How often a run must double to get that long.
     """
-    dropped = ops.bitwise_and(seeds, _present(size, len(seeds.shape) - 1 - channels))
+    dropped = seeds
     for axis, block, n in zip(space, blocks, steps, strict=True):
         dropped = _dilate(dropped, axis, block, n)
     shape = list(ops.shape(dropped))
     shape[channels] = 4 * shape[channels]
-    keep = ops.reshape(_unpack(ops.bitwise_xor(dropped, _byte(15)), channels), shape)
+    keep = xp.reshape(_unpack(dropped ^ 15, channels), shape)
     if not isinstance(size, int) or size % 4:
         keep = keep[(slice(None),) * channels + (slice(size),)]
         shape[channels] = size
+        dropped = dropped & _present(size, len(seeds.shape) - 1 - channels)
     # Counted in integers and summed in float32; float16 ends at 65504.
     total = ops.cast(shape[0], "float32") * ops.cast(math.prod(shape[1:]), "float32")
-    kept = total - ops.sum(ops.cast(_count(dropped), "float32"))
-    return keep, ops.where(kept > 0, total / ops.maximum(kept, 1.0), 0.0)
+    kept = total - ops.sum(cast(random.bit_count(dropped), "float32"))
+    return keep, xp.where(kept > 0, total / kept, 0.0)
 
 
 def _present(size, axes):
@@ -143,17 +145,19 @@ def _dilate(x, axis, block, steps):
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     half = _smaller(block, 2 ** (steps - 1))
     margin = ops.zeros((outer, (half - 1) * inner), x.dtype)
-    x = ops.concatenate([margin, ops.reshape(x, (outer, shape[axis] * inner)), margin], 1)
+    x = xp.concat([margin, xp.reshape(x, (outer, shape[axis] * inner)), margin], axis=1)
     run, length = 1, shape[axis] + 2 * (half - 1)
     for _ in range(steps - 1):
         step = _smaller(half - run, run)
         run, length = run + step, length - step
-        x = ops.bitwise_or(x[:, step * inner :], x[:, : length * inner])
+        x = x[:, step * inner :] | x[:, : length * inner]
     # The last step joins where it could cut: XLA computes what it joins once, what it cuts at every use.
-    margin = ops.zeros((outer, (block - half) * inner), x.dtype)
-    x = ops.bitwise_or(ops.concatenate([margin, x], 1), ops.concatenate([x, margin], 1))
+    step = block - half
+    rest = length - step
+    first, last = x[:, : step * inner], x[:, rest * inner :]
+    x = xp.concat([first, x[:, step * inner :] | x[:, : rest * inner], last], axis=1)
     shape[axis] = shape[axis] + block - 1
-    return ops.reshape(x, shape)
+    return xp.reshape(x, shape)
 
 
 def _unpack(x, channels):
@@ -162,17 +166,6 @@ def _unpack(x, channels):
         return random.unpacked(x)
     bits = ops.reshape(ops.convert_to_tensor([1, 2, 4, 8], "uint8"), (4,) + (1,) * (len(x.shape) - 1 - channels))
     return ops.not_equal(ops.bitwise_and(ops.expand_dims(x, channels + 1), bits), 0)
-
-
-def _byte(value):
-    return ops.convert_to_tensor(value, "uint8")
-
-
-def _count(x):
-    """The number of bits set in each sample."""
-    pairs = ops.subtract(x, ops.bitwise_and(ops.right_shift(x, _byte(1)), _byte(5)))
-    nibbles = ops.add(ops.bitwise_and(pairs, _byte(3)), ops.right_shift(pairs, _byte(2)))
-    return ops.sum(ops.cast(ops.reshape(nibbles, (ops.shape(x)[0], -1)), "int32"), 1)
 
 
 def _checked_flag(name, value):

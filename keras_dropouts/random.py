@@ -297,7 +297,10 @@ def _draws(key, samples, blocks):
         mixture ^= _shifted(word, 8)
         mixture ^= other
         mixtures.append(mixture)
-    words = [*pair, *mixtures]
+    return _tensors([*pair, *mixtures])
+
+
+def _tensors(words):
     return [torch.as_tensor(word) for word in words] if BACKEND == "torch" else words
 
 
@@ -337,18 +340,19 @@ def _keep(key, threshold, samples, blocks):
 @compiled
 def _rare(key, probability, samples, blocks):
     # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
-    high = keras.ops.floor(probability * 65536)
-    low = cast((probability * 65536 - high) * 65536, "int32")
-    bound = (cast(keras.ops.minimum(high, 65535), "int32") - 32768) * 65536 + low
+    scaled = probability * 65536
+    bound = (cast(scaled, "int32") - 32768) * 65536 + cast(scaled % 1 * 65536, "int32")
     # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
     turn = cast(probability * (1 - probability) * 2.0**32, "int32")
-    drawn = cast(probability >= 1, "uint8") * 15
-    for i, word in enumerate(_pairs(key, samples, blocks)):
-        word = torch.as_tensor(word) if BACKEND == "torch" else word
-        for j in range(2):
-            drawn = drawn | cast(word < bound, "uint8") * 2 ** (2 * i + j)
-            word -= turn
-    return drawn[:, None]
+    arcs = [arc for word in _tensors(_pairs(key, samples, blocks)) for arc in (word, word - turn)]
+    if BACKEND == "torch":
+        drawn = arcs[0].lt_(bound)
+        for i in range(1, 4):
+            drawn.add_(arcs[i].lt_(bound), alpha=2**i)
+        drawn = drawn.to(torch.uint8)
+    else:
+        drawn = sum(cast(arc < bound, "uint8") * 2**i for i, arc in enumerate(arcs))
+    return (drawn | cast(probability >= 1, "uint8") * 15)[:, None]
 
 
 @compiled
@@ -491,7 +495,19 @@ def rare_bits(key, shape, probability):
 def unpacked(bits):
     """What `rare_bits` gave, or what was made of it, as booleans, with a new last axis of 4."""
     # Each bit to the bottom of its own byte of a word, and the word taken for four bytes.
-    return _booleans(cast(bits, "int32") * 0x00204081 & 0x01010101)
+    words = cast(bits, "int32")
+    words *= 0x00204081
+    words &= 0x01010101
+    return _booleans(words)
+
+
+def bit_count(bits):
+    """The number of ones in each sample of such bits, int32."""
+    pairs = bits - (_shifted(bits, 1) & 5)
+    nibbles = (pairs & 3) + _shifted(pairs, 2)
+    counts = cast(xp.reshape(nibbles, (keras.ops.shape(bits)[0], -1)), "int32")
+    # PyTorch adds up in int64 if not told, five times as slow.
+    return counts.sum(1, dtype=torch.int32) if BACKEND == "torch" else keras.ops.sum(counts, 1)
 
 
 def _booleans(words):
