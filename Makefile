@@ -17,7 +17,7 @@ compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
 
 test: .venv/$(KERAS_BACKEND)
-	.venv/bin/python -m pytest -q -n 2 $(ARGS)
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 test-all:
 	$(MAKE) test KERAS_BACKEND=tensorflow
