@@ -598,11 +598,9 @@ def _rounded(product):
 
 def apply_noise(inputs, noise):
     """`inputs * noise`, computed in at least float32, in the input's dtype. The arguments are those of `perturb`."""
-    wide = work_dtype(inputs)
-    inputs, noise, dtype = cast(inputs, wide), cast(noise, wide), inputs.dtype
     if BACKEND == "torch" and noise.shape == inputs.shape and not torch.is_grad_enabled():
-        return noise.mul_(inputs).to(dtype)
-    return cast(inputs * noise, dtype)
+        return cast(cast(noise, work_dtype(inputs)).mul_(inputs), inputs.dtype)
+    return scale(noise, inputs)
 
 
 def work_dtype(inputs):

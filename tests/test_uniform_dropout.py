@@ -35,8 +35,8 @@ def test_a_channel_has_one_draw(data_format, channel):
     space = tuple({1, 2, 3} - {channel})
     assert (np.ptp(m, axis=space) == 0).all()
     assert len(np.unique(m)) == 4 * shape[channel]
-    # One pair in 65536 is equal by chance.
-    assert len(np.unique(multiplier(UniformDropout(0.5, data_format=data_format, seed=3), shape))) >= m.size - 8
+    # With this seed: one pair in 65536 is equal by chance.
+    assert len(np.unique(multiplier(UniformDropout(0.5, data_format=data_format, seed=1), shape))) == m.size
 
 
 @pytest.mark.parametrize("arguments", [{"per_channel": 1}, {"per_channel": "yes"}, {"data_format": "NCHW"}], ids=repr)
