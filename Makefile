@@ -9,7 +9,7 @@ else
 tensorflow := tensorflow
 endif
 jax := jax
-torch := torch==2.13.0
+torch := torch==2.13.0 --editable .[torch]
 
 .PHONY: compare test test-all bench bench-all lint
 

@@ -146,7 +146,7 @@ class _Run:
     def __init__(self, state):
         key = random.key_of(state)
         # The replica is the second word's.
-        self.word = random.threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:]), key[2:]))[0]
+        self.word = random.threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]))[0]
         outer = _RUN.get()
         self.called = outer.called if outer else set()
         self.draws = 0
@@ -347,7 +347,7 @@ class _Sampler(keras.Model):
         values = [(v, v.value) for v in self.layer.variables]
 
         def state_at(i):
-            return first + ops.cast(i, state.dtype) * ops.convert_to_tensor(np.array([0, 1, 0]), state.dtype)
+            return first + ops.cast(i, state.dtype) * ops.convert_to_tensor(np.array([0, 1, 0, 0]), state.dtype)
 
         def predict(i):
             # The last value given for a variable holds, and what else the layer does to it ends with the scope.

@@ -13,7 +13,7 @@ This is the only file that asks which backend runs. Its rules:
   bytes of q words, then of q more.
 - Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
 
-A *key* here is a tensor of three 32-bit integers: seed, call and the index of the first sample.
+A *key* here is a tensor that starts with three 32-bit integers: seed, call and the index of the first sample.
 """
 
 import contextlib
@@ -42,6 +42,10 @@ elif BACKEND == "torch":
     import torch.utils.checkpoint
 
     xp = torch
+    try:
+        from keras_dropouts import numba_kernels
+    except ImportError:
+        numba_kernels = None
 
     def cast(x, dtype):
         return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
@@ -55,8 +59,6 @@ else:
 WORD = "int32" if BACKEND == "torch" else "uint32"
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
-# On a CPU, PyTorch takes longer to call an operation than NumPy, which is the faster up to about so many blocks.
-NUMPY_BLOCKS = 2**15
 # A replica's samples are numbered from replica * 2**20: room for 4096 replicas of a million samples each.
 SAMPLES_PER_REPLICA = 2**20
 
@@ -71,14 +73,14 @@ class RandomState(keras.random.SeedGenerator):
         seed: An integer in [0, 2**32), or `None` for one from Keras's own source of seeds.
         rate: A float, held as float32. NaN says that the rate comes from a schedule.
 
-    The state is one variable of three 32-bit integers: `(seed, calls, bits of the rate)`.
+    The state is one variable of four 32-bit integers, `(seed, calls, 0, bits of the rate)`: a key and the rate.
     """
 
     def __init__(self, seed, rate):
         super().__init__()
         if seed is None:
             seed = int(keras.ops.convert_to_numpy(self.state)[0])
-        words = np.array([seed, 0, _float_bits(rate)], "uint32")
+        words = np.array([seed, 0, 0, _float_bits(rate)], "uint32")
         self._initial_seed = seed
         self.state = keras.Variable(
             self._as_state(words),
@@ -87,7 +89,7 @@ class RandomState(keras.random.SeedGenerator):
             aggregation=self.state.aggregation,
             name="random_state",
         )
-        self._one_call = keras.ops.convert_to_tensor([0, 1, 0], self.state.dtype)
+        self._one_call = keras.ops.convert_to_tensor([0, 1, 0, 0], self.state.dtype)
 
     def next(self, ordered=True):
         """Returns the state as it is, and counts one call."""
@@ -96,13 +98,13 @@ class RandomState(keras.random.SeedGenerator):
         return before
 
     def read(self):
-        """Returns the state as a NumPy array of three uint32."""
+        """Returns the state as a NumPy array of four uint32."""
         return keras.ops.convert_to_numpy(self.state).astype("uint32")
 
     def write(self, seed=None, calls=None, rate=None):
         """Replaces the parts that are given; takes effect at the next call, in compiled code too."""
         words = self.read()
-        for i, word in enumerate((seed, calls, None if rate is None else _float_bits(rate))):
+        for i, word in ((0, seed), (1, calls), (3, None if rate is None else _float_bits(rate))):
             if word is not None:
                 words[i] = word
         self.state.assign(self._as_state(words))
@@ -116,15 +118,14 @@ def _float_bits(value):
 
 
 def key_of(state):
-    """Returns the key for a state that `RandomState.next` gave: seed, call, and first sample of this replica."""
-    words = _words(state)
-    first_sample = keras.ops.convert_to_tensor(_replica() * SAMPLES_PER_REPLICA, WORD)
-    return xp.concat([words[:2], first_sample[None]], axis=0)
+    """Returns the key for a state that `RandomState.next` gave, on this replica."""
+    key, replica = _words(state), _replica()
+    return key if replica is None else from_sample(key, replica * SAMPLES_PER_REPLICA)
 
 
 def from_sample(key, sample):
     """Returns the key for the samples from `sample` on (an integer or an integer scalar tensor) alone."""
-    return xp.concat([key[:2], key[2:] + keras.ops.cast(sample, WORD)], axis=0)
+    return xp.concat([key[:2], key[2:3] + keras.ops.cast(sample, WORD)], axis=0)
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def calls_of(state):
 
 def rate_of(state):
     """Returns the rate of a state as a float32 scalar."""
-    bits = _words(state)[2]
+    bits = _words(state)[3]
     if BACKEND == "tensorflow":
         return tf.bitcast(bits, tf.float32)
     if BACKEND == "jax":
@@ -158,22 +159,22 @@ def _words(state):
 
 
 def _replica():
-    """The index of this replica where the backend runs one copy of the program's Python or graph for each."""
+    """The index of this replica where the backend runs a copy of the program's Python or graph for each, or `None`."""
     if BACKEND == "tensorflow":
         context = tf.distribute.get_replica_context()
         if context is not None and context.num_replicas_in_sync > 1:
             return context.replica_id_in_sync_group
     elif BACKEND == "torch" and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
-    return 0
+    return None
 
 
 def compiled(function):
     """Decorates a function of tensors, and then sizes, that should run as one loop.
 
     TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with sizes
-    among the arguments kept static. PyTorch: runs as it stands, as one operation to `torch.compile`, which takes longer
-    to compile the generator than most trainings would gain.
+    among the arguments kept static. PyTorch: on a CPU its namesake in `numba_kernels`, if Numba is installed; else it
+    runs as it stands. Either is one operation to `torch.compile`, which would compile the generator for half a minute.
     """
     if BACKEND == "tensorflow":
         return tf.function(function, jit_compile=True, autograph=False)
@@ -191,10 +192,16 @@ def compiled(function):
             return jitted(tuple(i for i, arg in enumerate(args) if is_size(arg)))(*args)
 
         return call
+    name = function.__name__.strip("_")
+    loop = getattr(numba_kernels, name, None)
+
+    def run(key, *args):
+        by_loop = loop and key.device.type == "cpu" and type(key) is torch.Tensor
+        return (loop if by_loop else function)(key, *args)
+
     *tensors, samples, blocks = inspect.signature(function).parameters
     schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
-    name = f"keras_dropouts::{function.__name__.strip('_')}"
-    operation = torch.library.custom_op(name, function, mutates_args=(), schema=schema)
+    operation = torch.library.custom_op(f"keras_dropouts::{name}", run, mutates_args=(), schema=schema)
 
     @operation.register_fake
     def like(key, *args):
@@ -203,7 +210,7 @@ def compiled(function):
 
     @functools.wraps(function)
     def call(*args):
-        return (operation if torch.compiler.is_compiling() else function)(*args)
+        return (operation if torch.compiler.is_compiling() else run)(*args)
 
     return call
 
@@ -233,7 +240,7 @@ def _rotate_left(x, distance, spare=None):
     if BACKEND == "tensorflow":
         left = tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
         return left | tf.bitwise.right_shift(x, tf.constant(32 - distance, x.dtype))
-    if BACKEND == "jax" or isinstance(x, np.ndarray):
+    if BACKEND == "jax":
         return (x << distance) | (x >> (32 - distance))
     right = torch.bitwise_right_shift(x, 32 - distance, out=spare)
     # The high part is added in the pass that shifts it.
@@ -256,7 +263,7 @@ def threefry2x32(key, counter, rounds=13):
     # The first round, before which a word has but the entries of its own counter.
     x0 = x0 + x1
     x1 = _rotate_left(x1, ROTATIONS[0]) ^ x0
-    spare = torch.empty_like(x1) if BACKEND == "torch" and torch.is_tensor(x1) else None
+    spare = torch.empty_like(x1) if BACKEND == "torch" else None
     # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
     for i in range(1, rounds):
         x0 += x1
@@ -270,13 +277,8 @@ def threefry2x32(key, counter, rounds=13):
 
 
 def _pairs(key, samples, blocks):
-    """The two words of each block: int32 of shape (samples, blocks), in NumPy where that is quicker."""
+    """The two words of each block: int32 of shape (samples, blocks)."""
     if BACKEND == "torch":
-        if samples * blocks <= NUMPY_BLOCKS and key.device.type == "cpu" and type(key) is torch.Tensor:
-            block, sample = (np.arange(n, dtype="uint32") for n in (blocks, samples))
-            key = key.numpy().view("uint32")
-            words = threefry2x32(key[:2, None, None], (block[None], (sample + key[2])[:, None]))
-            return [word.view("int32") for word in words]
         block, sample = (torch.arange(n, dtype=torch.int32, device=key.device) for n in (blocks, samples))
         return threefry2x32((key[0], key[1]), (block[None], (sample + key[2])[:, None]))
     if BACKEND == "tensorflow":
@@ -297,11 +299,7 @@ def _draws(key, samples, blocks):
         mixture ^= _shifted(word, 8)
         mixture ^= other
         mixtures.append(mixture)
-    return _tensors([*pair, *mixtures])
-
-
-def _tensors(words):
-    return [torch.as_tensor(word) for word in words] if BACKEND == "torch" else words
+    return [*pair, *mixtures]
 
 
 def _halves(words):
@@ -344,7 +342,7 @@ def _rare(key, probability, samples, blocks):
     bound = (cast(scaled, "int32") - 32768) * 65536 + cast(scaled % 1 * 65536, "int32")
     # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
     turn = cast(probability * (1 - probability) * 2.0**32, "int32")
-    arcs = [arc for word in _tensors(_pairs(key, samples, blocks)) for arc in (word, word - turn)]
+    arcs = [arc for word in _pairs(key, samples, blocks) for arc in (word, word - turn)]
     if BACKEND == "torch":
         drawn = arcs[0].lt_(bound)
         for i in range(1, 4):
@@ -448,19 +446,18 @@ def _bucket(n, samples):
 
 
 def threshold_of(rate):
-    """The rate in 65536ths, an int32 scalar: every rate that masks draw is a multiple of 2**-16."""
-    return cast(xp.round(rate * 65536), "int32")
+    """The rate in 65536ths, a float32 scalar without fraction: masks draw every rate as a multiple of 2**-16."""
+    return xp.round(rate * 65536.0)
 
 
 def keep_probability(rate):
     """The probability with which `keep_mask` keeps an element, a float32 scalar."""
-    return cast(65536 - threshold_of(rate), "float32") / 65536
+    return 1.0 - threshold_of(rate) / 65536.0
 
 
 def keep_scale(rate):
-    """The inverse of `keep_probability`, or 0 where that is 0."""
-    keep = keep_probability(rate)
-    return xp.where(keep > 0, 1 / keep, 0.0)
+    """The inverse of `keep_probability`, or 65536 where that is 0 and nothing is kept."""
+    return 65536.0 / xp.maximum(65536.0 - threshold_of(rate), xp.ones_like(rate))
 
 
 def keep_mask(key, shape, rate):
@@ -474,7 +471,7 @@ def keep_mask(key, shape, rate):
     Returns:
         A boolean tensor of `shape`.
     """
-    threshold = threshold_of(rate)
+    threshold = cast(threshold_of(rate), "int32")
     return _filled(lambda samples, blocks: _booleans(_run(_keep, key, samples, blocks, threshold)), shape)
 
 

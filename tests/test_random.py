@@ -53,6 +53,28 @@ def test_masks_are_the_oracles(shape, rate):
         np.testing.assert_array_equal(keep(seed, call, shape, rate), oracle.keep_mask(seed, call, shape, rate))
 
 
+KERNELS = {
+    "_keep": [np.array(threshold, "int32") for threshold in (0, 1, 13107, 32768, 65535, 65536)],
+    "_rare": [np.array(probability, "float32") for probability in (0, 1e-5, 1e-3, 0.3, 0.5, 1 - 2**-24, 1)],
+    "_uniform": [None],
+    "_looked_up": [np.random.default_rng(0).standard_normal(65536).astype("float32")],
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("samples, blocks", [(5, 40001), (1, 1), (2, 0), (0, 2)])
+def test_compiled_kernels_give_what_their_operations_do(name, samples, blocks):
+    assert BACKEND != "torch" or random.numba_kernels
+    kernel = getattr(random, name)
+    operations = kernel.python_function if BACKEND == "tensorflow" else kernel.__wrapped__
+    for key in (key_of(1, 2), key_of(2**31 + 5, 2**32 - 1, 2**32 - 1)):
+        for arg in KERNELS[name]:
+            args = (key, *([] if arg is None else [ops.convert_to_tensor(arg)]), samples, blocks)
+            drawn, expected = (ops.convert_to_numpy(draw(*args)) for draw in (kernel, operations))
+            assert drawn.dtype == expected.dtype
+            np.testing.assert_array_equal(drawn, expected)
+
+
 def test_rates_0_and_1_have_no_exceptions():
     # Each of the 65536 values of a draw comes up about 16 times.
     assert keep(1, 1, (8, 2**17), 0.0).all()
