@@ -17,7 +17,7 @@ import keras
 import report
 
 PARTS = ("training_step", "layer_alone", "memory", "compilation")
-PACKAGES = ("keras", "tensorflow", "tensorflow_cpu", "jax", "torch", "dropblock", "numpy")
+PACKAGES = ("keras", "tensorflow", "tensorflow_cpu", "jax", "torch", "numba", "dropblock", "numpy")
 
 
 def machine():
