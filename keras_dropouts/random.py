@@ -472,7 +472,15 @@ def keep_mask(key, shape, rate):
         A boolean tensor of `shape`.
     """
     threshold = cast(threshold_of(rate), "int32")
-    return _filled(lambda samples, blocks: _booleans(_run(_keep, key, samples, blocks, threshold)), shape)
+
+    def draw(samples, blocks):
+        words = _run(_keep, key, samples, blocks, threshold)
+        if BACKEND == "torch" and torch.compiler.is_compiling():
+            # Inductor reads booleans one by one, which takes longer than all else in the loop that selects.
+            return words.view(torch.uint8).int() != 0
+        return _booleans(words)
+
+    return _filled(draw, shape)
 
 
 def rare_bits(key, shape, probability):
@@ -547,7 +555,7 @@ def select(keep, scale, inputs):
     """
     if BACKEND == "torch":
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return xp.where(keep, wide * scale, 0).to(inputs.dtype)
         # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
         # of this size is new memory, which takes longer than a pass over it.
