@@ -45,7 +45,7 @@ elif BACKEND == "torch":
     try:
         from keras_dropouts import numba_kernels
     except ImportError:
-        numba_kernels = None
+        numba_kernels = None  # type: ignore[assignment]
 
     def cast(x, dtype):
         return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
