@@ -52,9 +52,6 @@ class GaussianDropout(RandomLayer):
     max_rate = 1 - 2**-16
 
     def _multiply(self, inputs, key, rate):
-        return _multiply(inputs, key, rate)
-
-
-@random.fused
-def _multiply(inputs, key, rate):
-    return random.apply_noise(inputs, random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate))))
+        # Not `random.fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
+        noise = random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate)))
+        return random.apply_noise(inputs, noise)

@@ -539,9 +539,14 @@ def normal(key, shape, mean=0.0, deviation=1.0):
         mean: Float32 scalar.
         deviation: Float32 scalar. The values are the mean and up to 4.3 deviations on both sides.
     """
-    table = _normals_on(key.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
-    table = _rounded(table * deviation) + mean
+    table = _scaled_normals(keras.ops.convert_to_tensor(deviation, "float32"), mean)
     return _filled(lambda samples, blocks: _run(_looked_up, key, samples, blocks, table), shape)
+
+
+@fused
+def _scaled_normals(deviation, mean):
+    table = _normals_on(deviation.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
+    return _rounded(table * deviation) + mean
 
 
 def select(keep, scale, inputs):
