@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
@@ -41,6 +41,26 @@ class SeededLayer(keras.layers.Layer):
     def _next_state(self):
         """Returns the random state of this call, and counts the call."""
         return self._random_state.next()
+
+    def _trains(self, training):
+        return training or self._random_state.repeats()
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        # Keras hands all arguments on to the backend, whose function takes tensors alone, by their position.
+        def call(*args, **kwargs):
+            structure = args, kwargs
+            flat = tree.flatten(structure)
+            places = [i for i, x in enumerate(flat) if _is_float_tensor(x)]
+
+            def function(*tensors):
+                values = dict(zip(places, tensors, strict=True))
+                args, kwargs = tree.pack_sequence_as(structure, [values.get(i, x) for i, x in enumerate(flat)])
+                return layer_call(*args, **kwargs)
+
+            return plain(function)(*[flat[i] for i in places])
+
+        plain = super().rematerialized_call
+        return call
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
@@ -145,7 +165,7 @@ class RandomLayer(SeededLayer):
                 f"`inputs` of {self.__class__.__name__} must be of a floating-point type. "
                 f"Received: inputs of dtype {inputs.dtype}"
             )
-        if not training:
+        if not self._trains(training):
             return self._infer(inputs)
         return self._train(inputs, *self._next_draw())
 
@@ -187,6 +207,10 @@ class RandomLayer(SeededLayer):
         if isinstance(config[cls.parameter], dict):
             config = {**config, cls.parameter: keras.saving.deserialize_keras_object(config[cls.parameter])}
         return super().from_config(config)
+
+
+def _is_float_tensor(x):
+    return ops.is_tensor(x) and keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
 
 
 def checked_seed(seed):

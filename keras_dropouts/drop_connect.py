@@ -99,7 +99,7 @@ class DropConnect(KernelWrapper, RandomLayer):
 
     def call(self, inputs, training=False):
         kernel, bias = self._weights()
-        if not training:
+        if not self._trains(training):
             return self._infer(inputs, kernel, bias)
         key, rate = self._next_draw()
         if self.per_example and isinstance(self.layer, keras.layers.Dense):

@@ -20,10 +20,13 @@ import contextlib
 import functools
 import inspect
 import math
+import random as python_random
 import statistics
 
 import keras
 import numpy as np
+
+from keras_dropouts.rematerialization import Rematerialization
 
 BACKEND = keras.backend.backend()
 
@@ -77,24 +80,39 @@ class RandomState(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed, rate):
-        super().__init__()
-        if seed is None:
-            seed = int(keras.ops.convert_to_numpy(self.state)[0])
-        words = np.array([seed, 0, 0, _float_bits(rate)], "uint32")
+        # Of Keras's source of seeds one is taken where one is asked for, and no other.
+        seed = python_random.randint(1, 10**9) if seed is None else seed
+        super().__init__(0)
         self._initial_seed = seed
-        self.state = keras.Variable(
-            self._as_state(words),
-            dtype=self.state.dtype,
-            trainable=False,
-            aggregation=self.state.aggregation,
-            name="random_state",
-        )
-        self._one_call = keras.ops.convert_to_tensor([0, 1, 0, 0], self.state.dtype)
+        words = self._as_state(np.array([seed, 0, 0, _float_bits(rate)], "uint32"))
+        # By a function, which Keras calls later where a layer is made within the `build` of another.
+        with keras.name_scope(self.name):
+            self.state = keras.Variable(
+                lambda shape, dtype: keras.ops.convert_to_tensor(words, dtype),
+                shape=words.shape,
+                dtype=self.state.dtype,
+                trainable=False,
+                aggregation=self.state.aggregation,
+                name="random_state",
+            )
+        self._draws = Rematerialization()
 
     def next(self, ordered=True):
-        """Returns the state as it is, and counts one call."""
+        """Returns the state as it is, and counts one call. Within a repetition by checkpointing: what it was then."""
+        return self._draws.once(self._count)
+
+    def repeats(self):
+        """Whether a backward pass repeats a call in training now, whatever `training` says there."""
+        return self._draws.repeats()
+
+    def _count(self):
         before = self.state.value * 1
-        self.state.assign(before + self._one_call)
+        if BACKEND == "torch":
+            after = before.clone()
+            after[1:2] += 1
+        else:
+            after = before + np.array([0, 1, 0, 0], self.state.dtype)
+        self.state.assign(after)
         return before
 
     def read(self):

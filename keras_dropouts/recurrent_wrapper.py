@@ -85,7 +85,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         super().build(sequences_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        if not training:
+        if not self._trains(training):
             return self._infer(sequences, initial_state, mask)
         key, rate = self._next_draw()
         sizes, rates = self._all_draws(rate)

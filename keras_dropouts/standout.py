@@ -78,7 +78,7 @@ class Standout(KernelWrapper, SeededLayer):
 
     def call(self, inputs, training=False):
         outputs, probability = self._outputs_and_probability(inputs)
-        if not training:
+        if not self._trains(training):
             return random.scale(probability, outputs)
         key = random.key_of(self._next_state())
         # A uniform number in (-1, 1) is below 2 * p - 1 with probability p.

@@ -141,6 +141,19 @@ def test_each_call_has_its_own_gradient(row):
     np.testing.assert_allclose(y, gradient, rtol=1e-6)
 
 
+@every
+def test_a_rematerialized_call_repeats_its_mask_and_counts_once(row):
+    x, upstream = normal_inputs(row.shape, 1), normal_inputs(to_numpy(row.make(0.5)(np.ones(row.shape))).shape, 2)
+    outcomes = []
+    for wrap in (keras.remat, lambda function: function):
+        layer = row.make(0.3)
+        layer(x)
+        function = wrap(lambda x, layer=layer: layer(x, training=True) + 2 * layer(x, training=True))
+        outcomes.append([*value_and_gradient(function, x, upstream), layer._random_state.read()])
+    for one, other in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 # 5. Streams
 
 
