@@ -12,7 +12,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
 
-STATE = "random_state"
+STATE, RATE = "random_state", "rate"
 
 Rate: TypeAlias = float | LearningRateSchedule
 Sizes: TypeAlias = int | Sequence[int]
@@ -34,9 +34,23 @@ class SeededLayer(keras.layers.Layer):
     def __init__(self, seed=None, rate=math.nan, **kwargs):
         # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
         keras.layers.Layer.__init__(self, **kwargs)
-        self.seed = checked_seed(seed)
-        self._random_state = random.RandomState(self.seed, rate)
+        self._seed = checked_seed(seed)
+        self._random_state = random.RandomState(self._seed, rate)
         self.supports_masking = True
+        if type(self).build is keras.layers.Layer.build:
+            # As Keras's own dropout is from the start.
+            self.build(None)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was given. Set it, and the next call draws by the new one; the count of calls goes on."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed):
+        seed = checked_seed(seed)
+        self._fetched_state().write(seed=random.new_seed() if seed is None else seed)
+        self._seed = seed
 
     def _next_state(self):
         """Returns the random state of this call, and counts the call."""
@@ -65,17 +79,26 @@ class SeededLayer(keras.layers.Layer):
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
 
+    def _fetched_state(self):
+        if self._random_state.state._value is None:
+            raise RuntimeError(
+                f"On JAX the state of the layers is with `fit` during an epoch. A callback fetches it by reading "
+                f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."
+            )
+        return self._random_state
+
     def save_own_variables(self, store):
         super().save_own_variables(store)
         store[STATE] = self._random_state.read()[:2]
 
     def load_own_variables(self, store):
         names = set(store.keys())
-        super().load_own_variables({name: store[name] for name in names - {STATE}})
+        super().load_own_variables({name: store[name] for name in names - {STATE, RATE}})
         # Absent from the files of Keras's own layers of the same name.
         if STATE in names:
             seed, calls = np.asarray(store[STATE])
-            self._random_state.write(seed=seed, calls=calls)
+            # A seed that was given is kept: one file may serve several models.
+            self._random_state.write(seed=seed if self._seed is None else None, calls=calls)
 
 
 class RandomLayer(SeededLayer):
@@ -111,7 +134,7 @@ class RandomLayer(SeededLayer):
         # Noted, as `torch.compile` would compile again for each number that a question to the rate itself would meet.
         scheduled = isinstance(rate, LearningRateSchedule)
         super().__init__(seed, math.nan if scheduled else rate, **kwargs)
-        self._rate, self._scheduled = rate, scheduled
+        self._rate, self._scheduled, self._set_late = rate, scheduled, False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -130,21 +153,13 @@ class RandomLayer(SeededLayer):
                 f"see it now. Allowed here: a number in [0, {self.max_rate:g}]. Received: {self.parameter}={rate!r}"
             )
         self._fetched_state().write(rate=rate)
-        self._rate, self._scheduled = rate, False
+        self._rate, self._scheduled, self._set_late = rate, False, True
 
     def current_rate(self) -> float:
         """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
         if not self._scheduled:
             return self._rate
         return float(ops.convert_to_numpy(self._rate_at(self._fetched_state().state.value)))
-
-    def _fetched_state(self):
-        if self._random_state.state._value is None:
-            raise RuntimeError(
-                f"On JAX the state of the layers is with `fit` during an epoch. A callback fetches it by reading "
-                f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."
-            )
-        return self._random_state
 
     def _checked_rate(self, rate):
         value = rate
@@ -201,6 +216,17 @@ class RandomLayer(SeededLayer):
     def get_config(self):
         rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate
         return {**super().get_config(), self.parameter: rate}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Another than the layer was made with, which a model made anew has by itself.
+        if self._set_late:
+            store[RATE] = np.float32(self._rate)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if RATE in store.keys():  # noqa: SIM118 - the store is no dictionary.
+            self._set_rate(float(np.asarray(store[RATE])))
 
     @classmethod
     def from_config(cls, config):

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import inspect
 import math
+import platform
 import random as python_random
 import statistics
 
@@ -32,6 +33,7 @@ BACKEND = keras.backend.backend()
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled
 
     xp, cast = tf, tf.cast
 elif BACKEND == "jax":
@@ -62,8 +64,6 @@ else:
 WORD = "int32" if BACKEND == "torch" else "uint32"
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
-# A replica's samples are numbered from replica * 2**20: room for 4096 replicas of a million samples each.
-SAMPLES_PER_REPLICA = 2**20
 
 
 class RandomState(keras.random.SeedGenerator):
@@ -80,9 +80,9 @@ class RandomState(keras.random.SeedGenerator):
     """
 
     def __init__(self, seed, rate):
-        # Of Keras's source of seeds one is taken where one is asked for, and no other.
-        seed = python_random.randint(1, 10**9) if seed is None else seed
+        # Given one, Keras takes none from its own source.
         super().__init__(0)
+        seed = new_seed() if seed is None else seed
         self._initial_seed = seed
         words = self._as_state(np.array([seed, 0, 0, _float_bits(rate)], "uint32"))
         # By a function, which Keras calls later where a layer is made within the `build` of another.
@@ -131,6 +131,11 @@ class RandomState(keras.random.SeedGenerator):
         return words.view("int32") if self.state.dtype == "int32" else words.astype(self.state.dtype)
 
 
+def new_seed():
+    """A seed from where Keras takes them: Python's numbers, which `keras.utils.set_random_seed` starts anew."""
+    return python_random.randint(1, 10**9)
+
+
 def _float_bits(value):
     return np.float32(value).view("uint32")
 
@@ -138,7 +143,24 @@ def _float_bits(value):
 def key_of(state):
     """Returns the key for a state that `RandomState.next` gave, on this replica."""
     key, replica = _words(state), _replica()
-    return key if replica is None else from_sample(key, replica * SAMPLES_PER_REPLICA)
+    if replica is None:
+        return key
+    if BACKEND == "torch":
+        return fold_in(key, replica) if replica else key
+    return xp.where(replica == 0, key, fold_in(key, replica))
+
+
+def fold_in(key, index):
+    """Returns a key for one of many: another for each index (an integer or an integer scalar tensor) below 2**32."""
+    # A place where no layer draws: of a sample that no batch has.
+    words = threefry2x32((key[0], key[1]), (xp.reshape(_word(index), (1,)), xp.reshape(_word(2**32 - 1), (1,))))
+    return xp.concat([*words, key[2:]], axis=0)
+
+
+def _word(index):
+    if isinstance(index, int):
+        index = np.uint32(index).view(WORD)
+    return keras.ops.cast(index, WORD)
 
 
 def from_sample(key, sample):
@@ -195,7 +217,13 @@ def compiled(function):
     runs as it stands. Either is one operation to `torch.compile`, which would compile the generator for half a minute.
     """
     if BACKEND == "tensorflow":
-        return tf.function(function, jit_compile=True, autograph=False)
+        one = tf.function(function, jit_compile=True, autograph=False)
+
+        @functools.wraps(function)
+        def call(*args):
+            return (one if _xla_is_there() else function)(*args)
+
+        return call
     if BACKEND == "jax":
 
         @functools.cache
@@ -214,8 +242,11 @@ def compiled(function):
     loop = getattr(numba_kernels, name, None)
 
     def run(key, *args):
-        by_loop = loop and key.device.type == "cpu" and type(key) is torch.Tensor
-        return (loop if by_loop else function)(key, *args)
+        if loop and key.device.type == "cpu" and type(key) is torch.Tensor:
+            return loop(key, *args)
+        if not _is_right_on(key.device, function):
+            return run(*_on("cpu", key, *args)).to(key.device)
+        return function(key, *args)
 
     *tensors, samples, blocks = inspect.signature(function).parameters
     schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
@@ -223,14 +254,50 @@ def compiled(function):
 
     @operation.register_fake
     def like(key, *args):
-        args = [arg.to("meta") if torch.is_tensor(arg) else arg for arg in args]
-        return torch.empty_like(function(key.to("meta"), *args), device=key.device)
+        return torch.empty_like(function(*_on("meta", key, *args)), device=key.device)
 
     @functools.wraps(function)
     def call(*args):
         return (operation if torch.compiler.is_compiling() else run)(*args)
 
     return call
+
+
+if BACKEND == "torch":
+    # Where the suite has run, and where there is nothing to run.
+    TRIED = ("cpu", "cuda", "meta")
+
+    @functools.cache
+    def _is_right_on(device, kernel):
+        """Whether a kernel draws on a device what it draws on a CPU, asked at its first use on a new kind of device."""
+        if device.type in TRIED:
+            return True
+        *tensors, _, _ = inspect.signature(kernel).parameters
+        known = {
+            "key": torch.tensor([5, 7, 3], dtype=torch.int32),
+            "threshold": torch.tensor(19661, dtype=torch.int32),
+            "probability": torch.tensor(0.3),
+            "table": torch.from_numpy(_normals()),
+        }
+        args = [known[name] for name in tensors]
+        try:
+            return torch.equal(kernel(*_on(device, *args), 3, 40).cpu(), kernel(*args, 3, 40))
+        except (NotImplementedError, RuntimeError, TypeError):
+            return False
+
+    def _on(device, *args):
+        return [arg.to(device) if torch.is_tensor(arg) else arg for arg in args]
+
+
+if BACKEND == "tensorflow":
+
+    def _xla_is_there():
+        """Where Keras, too, does not ask for XLA, operations run one by one."""
+        return not (APPLE_GPU or is_op_determinism_enabled())
+
+    APPLE_GPU = (platform.system(), platform.machine()) == ("Darwin", "arm64") and tf.config.list_physical_devices(
+        "GPU"
+    )
 
 
 def fused(function):
@@ -578,7 +645,7 @@ def select(keep, scale, inputs):
     """
     if BACKEND == "torch":
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not _may_write(inputs) or torch.compiler.is_compiling():
             return xp.where(keep, wide * scale, 0).to(inputs.dtype)
         # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
         # of this size is new memory, which takes longer than a pass over it.
@@ -587,6 +654,13 @@ def select(keep, scale, inputs):
         kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
         return kept.view(wide.dtype).mul_(scale).to(inputs.dtype)
     return _where(inputs, keep, scale)
+
+
+def _may_write(inputs):
+    """Whether PyTorch, where this is among the operands, may write a result over another operand."""
+    # Batched is what comes back through `torch.autograd.grad(..., is_grads_batched=True)`.
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return not torch.is_grad_enabled() and (torch.compiler.is_compiling() or not batched(inputs))
 
 
 @fused
@@ -626,7 +700,7 @@ def _rounded(product):
 
 def apply_noise(inputs, noise):
     """`inputs * noise`, computed in at least float32, in the input's dtype. The arguments are those of `perturb`."""
-    if BACKEND == "torch" and noise.shape == inputs.shape and not torch.is_grad_enabled():
+    if BACKEND == "torch" and noise.shape == inputs.shape and _may_write(inputs):
         return cast(cast(noise, work_dtype(inputs)).mul_(inputs), inputs.dtype)
     return scale(noise, inputs)
 
@@ -648,8 +722,9 @@ def recomputed(multiply, inputs, key, rate):
     if BACKEND == "jax":
         return jax.checkpoint(multiply)(inputs, key, rate)
     if BACKEND == "torch":
-        function = _Recomputed if torch.compiler.is_compiling() else _Differentiated
-        return function.apply(inputs, key, rate, multiply)
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            key = _KeyOfEach.apply(inputs, key)
+        return _product(multiply, inputs, key, rate)
 
     @tf.custom_gradient
     def apply(x):
@@ -684,6 +759,10 @@ def replayed(function, *tensors):
 
 if BACKEND == "torch":
 
+    def _product(multiply, inputs, key, rate):
+        function = _Recomputed if torch.compiler.is_compiling() else _Differentiated
+        return function.apply(inputs, key, rate, multiply)
+
     class _Recomputed(torch.autograd.Function):
         @staticmethod
         def forward(inputs, key, rate, multiply):
@@ -697,11 +776,56 @@ if BACKEND == "torch":
 
         @staticmethod
         def backward(ctx, upstream):
-            return recomputed(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
+            return _product(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
 
     class _Differentiated(_Recomputed):
-        """With a forward-mode derivative, which `torch.compile` does not take."""
+        """With what `torch.compile` does not take: a forward-mode derivative, and a rule for `torch.func.vmap`."""
 
         @staticmethod
         def jvp(ctx, tangent, *_):
-            return recomputed(ctx.multiply, tangent, *ctx.saved_tensors)
+            return _product(ctx.multiply, tangent, *ctx.saved_tensors)
+
+        @staticmethod
+        def vmap(info, in_dims, inputs, key, rate, multiply):
+            # One by one: what draws is a loop over memory, and a layer may look at its whole input.
+            parts = _parts(info, in_dims[:3], inputs, key, rate)
+            return torch.stack([_product(multiply, *part) for part in parts]), 0
+
+    class _KeyOfEach(torch.autograd.Function):
+        """The key of a call, or within `torch.func.vmap` that of each call which it makes one, as its caller asks."""
+
+        @staticmethod
+        def forward(inputs, key):
+            return key.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.mark_non_differentiable(output)
+
+        @staticmethod
+        def backward(ctx, _):
+            return None, None
+
+        @staticmethod
+        def jvp(ctx, *_):
+            return None
+
+        @staticmethod
+        def vmap(info, in_dims, inputs, key):
+            if info.randomness == "error":
+                raise RuntimeError(
+                    "vmap: a layer that draws was called within torch.func.vmap(..., randomness='error'). Choose "
+                    "'different' or 'same'."
+                )
+            parts = _parts(info, in_dims, inputs, key)
+            if info.randomness == "different":
+                parts = [(part, fold_in(key, i)) for i, (part, key) in enumerate(parts)]
+            # One vmap may be within another, for which the parts are batches still.
+            return torch.stack([_KeyOfEach.apply(*part) for part in parts]), 0
+
+    def _parts(info, dims, *tensors):
+        pairs = list(zip(tensors, dims, strict=True))
+        return [
+            tuple(tensor if dim is None else tensor.select(dim, i) for tensor, dim in pairs)
+            for i in range(info.batch_size)
+        ]

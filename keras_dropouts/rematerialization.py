@@ -19,13 +19,17 @@ if BACKEND == "tensorflow":
 
     def _code_within(code, *names):
         for name in names:
-            code = next((part for part in code.co_consts if getattr(part, "co_name", None) == name), tf)
+            parts = {getattr(part, "co_name", None): part for part in getattr(code, "co_consts", ())}
+            code = parts.get(name)
         return code
 
     FIRST = _code_within(tf.recompute_grad.__code__, "inner")
     AGAIN = _code_within(FIRST, "grad_wrapper", "inner_recompute_grad")
 elif BACKEND == "jax":
-    from jax.extend.core import set_current_trace, take_current_trace
+    try:
+        from jax.extend.core import set_current_trace, take_current_trace
+    except ImportError:  # Before JAX 0.8.
+        from jax.core import set_current_trace, take_current_trace
 elif BACKEND == "torch":
     import torch
 
@@ -38,9 +42,9 @@ class Rematerialization:
     """The draws of one layer that may be repeated.
 
     On TensorFlow a region is known by the tuple of its arguments, which the two functions of `tf.recompute_grad` that
-    run it share; how often each run of them has drawn so far is noted in its frame. On PyTorch a draw is known by a number
-    from the default generator, whose state a checkpoint restores before it runs its function again. On JAX, which
-    traces a region once, nothing needs to be kept: it must only be counted outside of the region.
+    run it share; how often each run of them has drawn so far is noted in its frame. On PyTorch a draw is known by a
+    number from the default generator, whose state a checkpoint restores before it runs its function again. On JAX,
+    which traces a region once, nothing needs to be kept: it must only be counted outside of the region.
     """
 
     def __init__(self):
@@ -55,12 +59,14 @@ class Rematerialization:
         if BACKEND == "tensorflow":
             return self._once_in_regions(draw)
         if BACKEND == "torch":
-            return self._once_by_number(draw)
+            if torch.compiler.is_compiling():
+                return draw()
+            # A state that is counted is none of what torch.func transforms.
+            with torch._C._DisableFuncTorch():
+                return self._once_by_number(draw)
         with take_current_trace() as trace:
             pass
-        while getattr(getattr(trace, "frame", None), "debug_info", None) and (
-            trace.frame.debug_info.traced_for == "checkpoint / remat"
-        ):
+        while _is_region(trace):
             trace = trace.parent_trace
         with set_current_trace(trace):
             return draw()
@@ -75,7 +81,8 @@ class Rematerialization:
             return frame is not None and self._drawn_in(frame) < len(self._kept.get(_region(frame), ()))
         if BACKEND == "torch" and not torch.compiler.is_compiling() and _in_backward_pass():
             before = torch.get_rng_state()
-            found = _number() in self._kept
+            with torch._C._DisableFuncTorch():
+                found = _number() in self._kept
             torch.set_rng_state(before)
             return found
         return False
@@ -113,8 +120,6 @@ class Rematerialization:
         return frame.f_locals.setdefault(NOTE, {}).get(id(self), 0)
 
     def _once_by_number(self, draw):
-        if torch.compiler.is_compiling():
-            return draw()
         again = _in_backward_pass()
         hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
         if not again and not hooked and torch.is_grad_enabled():
@@ -151,11 +156,17 @@ if BACKEND == "tensorflow":
         return id(frame.f_locals["args"])
 
 
+elif BACKEND == "jax":
+
+    def _is_region(trace):
+        info = getattr(getattr(trace, "frame", None), "debug_info", None)
+        return info is not None and info.traced_for == "checkpoint / remat"
+
+
 elif BACKEND == "torch":
 
     def _in_backward_pass():
         return torch._C._current_graph_task_id() != -1
 
     def _number():
-        with torch._C._DisableFuncTorch():
-            return torch.randint(2**62, ()).item()
+        return torch.randint(2**62, ()).item()

@@ -97,11 +97,11 @@ def calls_on_two_devices(make, shape, calls):
 
 
 @contextlib.contextmanager
-def distributed(rank):
-    """This process as one of two in PyTorch's own process group."""
+def distributed(rank, world_size=2):
+    """This process as one of several in PyTorch's own process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
     try:
         yield
     finally:

@@ -1,0 +1,84 @@
+"""PyTorch's transforms of functions, around a layer that draws."""
+
+import keras
+import numpy as np
+import pytest
+from backend import BACKEND, multiplier
+from catalog import ROWS
+
+if BACKEND != "torch":
+    pytest.skip("PyTorch's alone", allow_module_level=True)
+
+import torch
+
+every = pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise and not row.by_value], ids=str)
+
+
+@every
+def test_vmap_draws_as_it_is_told(row):
+    layer, x = row.make(0.5), torch.ones(5, *row.shape)
+
+    def call(x):
+        return layer(x, training=True)
+
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.func.vmap(call)(x)
+    same = torch.func.vmap(call, randomness="same")(x)
+    different = torch.func.vmap(call, randomness="different")(x)
+    assert all((y == same[0]).all() for y in same)
+    assert len({y.numpy().tobytes() for y in different}) > 1
+    twin = row.make(0.5)
+    multiplier(twin, row.shape)
+    np.testing.assert_array_equal(same[0], multiplier(twin, row.shape))
+
+
+def test_vmap_within_vmap():
+    layer = ROWS[0].make(0.5)
+    y = torch.ones(3, 2, 4, 5)
+    for _ in range(2):
+        y = torch.func.vmap(
+            torch.func.vmap(lambda x: layer(x, training=True), randomness="different"), randomness="different"
+        )(y)
+        assert len({part.numpy().tobytes() for part in y.flatten(0, 1)}) == 6
+        y = torch.ones_like(y)
+
+
+@every
+def test_the_gradient_of_each_sample(row):
+    layer, twin, x = row.make(0.5), row.make(0.5), torch.ones(5, *row.shape)
+
+    def loss(x):
+        return (layer(x, training=True) ** 2).sum()
+
+    gradients = torch.func.vmap(torch.func.grad(loss), randomness="different")(x)
+    m = torch.func.vmap(lambda x: twin(x, training=True), randomness="different")(x)
+    torch.testing.assert_close(gradients, 2 * m * m)
+
+
+@pytest.mark.parametrize("row", [row for row in every.args[1] if len(row.shape) == 3], ids=str)
+def test_jacobians(row):
+    x = torch.ones(row.shape)
+    expected = multiplier(row.make(0.5), row.shape).ravel()
+
+    def diagonal(jacobian):
+        layer = row.make(0.5)
+        j = jacobian(lambda x: layer(x, training=True), x).detach().reshape(x.numel(), x.numel())
+        assert torch.count_nonzero(j - torch.diag(j.diag())) == 0
+        return j.diag()
+
+    def batched(function, x):
+        x = x.clone().requires_grad_()
+        identity = torch.eye(x.numel()).reshape(-1, *x.shape)
+        return torch.autograd.grad(function(x), x, identity, is_grads_batched=True)[0]
+
+    def vectorized(function, x):
+        return torch.autograd.functional.jacobian(function, x, vectorize=True)
+
+    for jacobian in (batched, vectorized, lambda f, x: torch.func.jacrev(f)(x), lambda f, x: torch.func.jacfwd(f)(x)):
+        np.testing.assert_allclose(diagonal(jacobian), expected, rtol=1e-6)
+
+
+def test_a_state_that_is_no_input_may_be_counted():
+    layer = keras.Sequential([ROWS[0].make(0.5)])
+    torch.func.grad(lambda x: layer(x, training=True).sum())(torch.ones(2, 3))
+    assert layer.layers[0]._random_state.read()[1] == 1
