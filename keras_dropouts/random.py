@@ -295,6 +295,24 @@ if BACKEND == "tensorflow":
         """Where Keras, too, does not ask for XLA, operations run one by one."""
         return not (APPLE_GPU or is_op_determinism_enabled())
 
+    @functools.cache
+    def _batches(function, *sizes):
+        """The numbers of samples, at most two, for which a function of otherwise these sizes is compiled: see below."""
+        return []
+
+    def _is_for_one_kernel(function, shape):
+        """Whether to compile a function for a shape: XLA does it for each anew, which takes longer than many calls.
+
+        In a graph, whose shapes are known: those of an epoch, which has one batch of another size at most.
+        """
+        if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape):
+            return False
+        samples, *sizes = shape
+        seen = _batches(function, *sizes)
+        if len(seen) < 2 and samples not in seen:
+            seen.append(samples)
+        return samples in seen
+
     APPLE_GPU = (platform.system(), platform.machine()) == ("Darwin", "arm64") and tf.config.list_physical_devices(
         "GPU"
     )
@@ -303,8 +321,8 @@ if BACKEND == "tensorflow":
 def fused(function):
     """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
 
-    TensorFlow: as `compiled`, but only in graphs, and where the first argument's axes but the first are known. JAX: as
-    `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    TensorFlow: as `compiled`, but only in graphs, and where the first argument's shape is known and does not vary. JAX:
+    as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
     """
     if BACKEND == "torch":
         return function
@@ -314,8 +332,7 @@ def fused(function):
 
     @functools.wraps(function)
     def call(x, *args):
-        known = tf.inside_function() and x.shape[1:].is_fully_defined()
-        return (one if known else function)(x, *args)
+        return (one if _is_for_one_kernel(function, x.shape.as_list()) else function)(x, *args)
 
     return call
 
@@ -512,21 +529,27 @@ def _filled(draw, shape):
 def _run(kernel, key, samples, blocks, *args):
     """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
     if BACKEND == "tensorflow":
-        # XLA compiles each shape anew: a graph that runs on many sequence lengths shares two sizes an octave, and one
-        # below what takes less time than a call.
-        stable = tf.inside_function() and isinstance(blocks, int)
-        size = blocks if stable else _bucket(blocks, samples)
-        drawn = kernel(key, *args, *map(tf.convert_to_tensor, (samples, size)))
-        return drawn if stable else drawn[:, :, :blocks]
+        if _is_for_one_kernel(kernel, (samples, blocks)):
+            return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
+        # XLA compiles each shape anew: where shapes vary, they share few.
+        sizes = [_size(samples, 64)]
+        sizes.append(_size(blocks, 2**14 // sizes[0]))
+        drawn = kernel(key, *args, *map(tf.convert_to_tensor, sizes))
+        fits = isinstance(samples, int) and isinstance(blocks, int) and sizes == [samples, blocks]
+        return drawn if fits else drawn[:samples, :, :blocks]
     drawn = kernel(key, *args, samples, blocks)
     # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` and `_where`.
     return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
 
 
-def _bucket(n, samples):
-    """The next number of the form 2**k or 3 * 2**k, and at least some 2**14 blocks in all."""
-    n = tf.maximum(n, 2**14 // (samples + 1) + 1)
-    unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
+def _size(n, floor):
+    """About the least number of the form 2**k or 3 * 2**k that is neither below `n` nor below `floor`."""
+    if isinstance(n, int) and isinstance(floor, int):
+        n = max(n, floor)
+        unit = max(2 ** (n.bit_length() - 2), 1) if n > 1 else 1
+    else:
+        n = tf.maximum(n, floor)
+        unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
     return (n + unit - 1) // unit * unit
 
 

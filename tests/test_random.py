@@ -66,11 +66,10 @@ KERNELS = {
 def test_compiled_kernels_give_what_their_operations_do(name, samples, blocks):
     assert BACKEND != "torch" or random.numba_kernels
     kernel = getattr(random, name)
-    operations = kernel.python_function if BACKEND == "tensorflow" else kernel.__wrapped__
     for key in (key_of(1, 2), key_of(2**31 + 5, 2**32 - 1, 2**32 - 1)):
         for arg in KERNELS[name]:
             args = (key, *([] if arg is None else [ops.convert_to_tensor(arg)]), samples, blocks)
-            drawn, expected = (ops.convert_to_numpy(draw(*args)) for draw in (kernel, operations))
+            drawn, expected = (ops.convert_to_numpy(draw(*args)) for draw in (kernel, kernel.__wrapped__))
             assert drawn.dtype == expected.dtype
             np.testing.assert_array_equal(drawn, expected)
 
@@ -143,8 +142,10 @@ def test_streams_are_independent(rate):
     shape = (16, 257)
     assert_independent(np.stack([keep(seed, 0, shape, rate) for seed in range(256)]))
     assert_independent(np.stack([keep(5, call, shape, rate) for call in range(256)]))
-    replicas = range(0, 8 * random.SAMPLES_PER_REPLICA, random.SAMPLES_PER_REPLICA)
-    assert_independent(np.stack([keep(5, 0, shape, rate, first) for first in replicas]))
+    keys = [key_of(5, 0), *(random.fold_in(key_of(5, 0), replica) for replica in range(1, 8))]
+    probability = ops.convert_to_tensor(rate, "float32")
+    masks = [random.keep_mask(key, shape, probability) for key in keys]
+    assert_independent(np.stack([ops.convert_to_numpy(mask) for mask in masks]))
     diagonal = [keep(seed, call, shape, rate) for seed in range(12) for call in range(12)]
     assert_independent(np.stack(diagonal))
 

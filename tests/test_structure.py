@@ -9,6 +9,8 @@ from backend import BACKEND
 from catalog import ROWS
 from memory import kept_bytes
 
+from keras_dropouts import random
+
 if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
@@ -59,6 +61,24 @@ def test_another_call_and_another_rate_compile_nothing_new(row):
         setattr(one, one.parameter, 0.5)
         call(x)
         assert len(graphs) == 1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="PyTorch compiles for no size, JAX any program for each")
+@pytest.mark.parametrize("in_graphs", [False, True])
+def test_batches_of_many_sizes_share_few_compiled_kernels(monkeypatch, in_graphs):
+    layer, plain, sizes = ROWS[0].make(0.5), random._keep, set()
+
+    def keep(*args):
+        sizes.add(tuple(None if tf.is_symbolic_tensor(n) else int(n) for n in args[-2:]))
+        return plain(*args)
+
+    monkeypatch.setattr(random, "_keep", keep)
+    random._batches.cache_clear()
+    for n in range(1, 31):
+        call = lambda x: layer(x, training=True)  # noqa: E731
+        (tf.function(call) if in_graphs else call)(tf.ones((n, 16)))
+    # In graphs those of the two sizes that an epoch of batches has.
+    assert len(sizes) <= (1 + 2 * in_graphs)
 
 
 @every
