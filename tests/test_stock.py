@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import test_laws
-from backend import BACKEND, multiplier
+from backend import BACKEND, multiplier, value_and_gradient
 from catalog import Row
 
 DROPOUT = Row(keras.layers.Dropout, shape=(3, 5, 7), golden="", drops="elements")
@@ -43,6 +43,13 @@ def seeds_and_calls_do_not_add_up(row):
     one, two = row.make(0.5, seed=1), row.make(0.5, seed=2)
     multiplier(one, row.shape)
     assert (multiplier(one, row.shape) != multiplier(two, row.shape)).any()
+
+
+def checkpointing_repeats_the_mask(row):
+    layer, ones = row.make(0.5), np.ones(row.shape, "float32")
+    for _ in range(2):
+        y, gradient = value_and_gradient(keras.remat(lambda x: layer(x, training=True)), ones, ones)
+        np.testing.assert_array_equal(y, gradient)
 
 
 def a_large_seed_is_accepted(row):
@@ -81,6 +88,7 @@ def a_bad_rate_is_refused(row, rate):
             why="3: every replica draws the same mask",
         ),
         *fails(seeds_and_calls_do_not_add_up, DROPOUT, on=["torch"], why="4: seeds and calls add up"),
+        *fails(checkpointing_repeats_the_mask, DROPOUT, why="14: the backward pass draws another mask, JAX fails"),
         *fails(a_large_seed_is_accepted, DROPOUT, on=["torch"], why="a seed of 2**31 or more is refused"),
         *fails(
             test_laws.test_a_rate_set_late_takes_effect_at_the_next_batch,
