@@ -6,8 +6,6 @@ import logging
 import math
 import pathlib
 import sys
-import zipfile
-import zlib
 
 import keras
 import numpy as np
@@ -120,7 +118,10 @@ def load(name):
         data = read(pathlib.Path(name))
     else:
         raise ValueError(f"--data must be digits, fashion_mnist or a path that ends in .npz. Received: {name}")
-    (x_train, y_train), (x_test, y_test) = comparison.checked_data(data)
+    try:
+        (x_train, y_train), (x_test, y_test) = comparison.checked_data(data)
+    except ValueError as error:
+        raise ValueError(f"--data {name}: {error}") from None
     if x_train.ndim > 4:
         raise ValueError(
             f"x_train must hold images (n, height, width[, channels]) or vectors (n, features): for other data use "
@@ -141,9 +142,10 @@ def read(path):
             if not missing:
                 x_train, y_train, x_test, y_test = (file[name] for name in names)
                 return (x_train, y_train), (x_test, y_test)
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+    except Exception as error:  # What a broken file makes zipfile and NumPy raise is of a dozen kinds.
         raise ValueError(
-            f"{path} is no readable .npz file of plain arrays: write it with numpy.savez(path, x_train=..., ...)"
+            f"{path} is no readable .npz file of plain arrays: write it with numpy.savez(path, x_train=..., ...). "
+            f"{error.__class__.__name__}: {error}"
         ) from None
     raise ValueError(f"{path} lacks {', '.join(missing)}: it must hold the arrays {', '.join(names)}")
 
@@ -214,7 +216,7 @@ def show(results, out):
     else:
         wins = sum(ours > without for ours, without in pairs)
         gain = 100 * (leader["accuracy"]["mean"] - none["accuracy"]["mean"])
-        name = f"{leader['layer']} {leader['rate'] or ''}".strip()
+        name = comparison.titled(leader["layer"], leader["rate"])
         console.print(f"Best mean: {name}, {gain:+.2f} points, better than none in {wins} of {len(pairs)} seeds.")
     if results["interrupted"]:
         console.print("Interrupted: these are the runs that were finished.")

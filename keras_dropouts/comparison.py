@@ -5,13 +5,17 @@ import functools
 import importlib
 import inspect
 import json
+import math
+import numbers
 import os
 import pathlib
 import random
+import signal
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +27,9 @@ from keras_dropouts.base import checked_count, checked_seed
 BINS = 15
 # Step time: the median over this many pairs of short epochs, without and with dropout, of at most so many steps.
 ROUNDS, STEPS = 7, 8
+
+# What is written to the folder.
+MODEL, RESULTS, PICTURE = "best.keras", "compare.json", "compare.png"
 
 ORANGE = (0.9, 0.45, 0.1)
 
@@ -42,7 +49,8 @@ def compare(
     """Trains a model without dropout and with each layer at each rate, over several seeds, and reports what helped.
 
     The runs of a repeat start from the same weights and see the same batches. A model for each layer and rate stays in
-    memory, to be compiled once. Ctrl-C (`KeyboardInterrupt`) ends the comparison early with the runs that are finished.
+    memory, to be compiled once. Ctrl-C ends the comparison early with the runs that are finished; before the first one
+    is, it is a `KeyboardInterrupt`. With `out`, what is finished is on disk after each run, however the program ends.
 
     Args:
         build_model: A function that makes a new functional or `Sequential` classifier. It is called with `dropout`,
@@ -55,13 +63,15 @@ def compare(
             integers from 0, each of them in `y_train`.
         layers: A sequence of layer classes, or of `functools.partial`s of them that fix further arguments:
             `partial(DropBlock2D, block_size=5)`. The rate goes to the argument `rate`, else to the first one that
-            has no default. A layer that has neither runs once.
-        rates: The rates to try, numbers.
+            has no default. A layer that has neither runs once, and so does a partial that fixes it, at its own rate:
+            `partial(Dropout, rate=0.5)`.
+        rates: The rates to try, finite numbers.
         epochs, batch_size: As for `keras.Model.fit`.
         repeats: How often to train each, a positive integer.
         seed: An integer in `[0, 2**32)`. Repeat `i` calls `keras.utils.set_random_seed(seed + i)`.
-        out: A folder to write `compare.json`, `compare.png` and `best.keras` to, or `None`. The best model, that of the
-            highest accuracy on the test data, is loaded again to see that it predicts the same.
+        out: A folder to write `compare.json`, `compare.png` and `best.keras` to, or `None`. Each file is replaced as a
+            whole. The best model, that of the highest accuracy on the test data, is loaded again to see that it
+            predicts the same.
         verbose: Whether to show a progress bar.
 
     Returns:
@@ -95,49 +105,43 @@ def compare(
     >>> [(entry["layer"], entry["rate"]) for entry in results["results"]]
     [('none', None), ('Dropout', 0.3), ('GaussianDropout', 0.3)]
     """
+    if not callable(build_model):
+        raise ValueError(
+            f"`build_model` must be a function that takes `dropout` and returns a model. "
+            f"Received: build_model={build_model!r}"
+        )
     data = checked_data(data)
     for name, value in (("epochs", epochs), ("repeats", repeats), ("batch_size", batch_size)):
         checked_count(name, value)
     if checked_seed(seed) is None:
         raise ValueError("`seed` must be an integer in [0, 2**32). Received: seed=None")
+    if not isinstance(verbose, bool | int) or verbose not in (0, 1):
+        raise ValueError(f"`verbose` must be True or False. Received: verbose={verbose!r}")
+    layers, rates = checked_layers(layers), checked_rates(rates)
     candidates = [Candidate(), *(Candidate(layer, rate) for layer in layers for rate in rates_of(layer, rates))]
     for candidate in candidates:
-        candidate.build(build_model)
+        model = candidate.build(build_model)
+        if candidate.layer is None:
+            # Called once, so that one that is not for these data fails now and not after its training.
+            _probabilities(model(data[1][0][:1], training=False), 1, data)
     require(*["rich"] * verbose, *["matplotlib"] * (out is not None))
-    with contextlib.ExitStack() as stack:
-        folder = None if out is None else stack.enter_context(_folder_in(pathlib.Path(out)))
-        bar = stack.enter_context(_Progress(len(candidates) * repeats * epochs, verbose))
-        comparison = _Comparison(build_model, data, candidates, epochs, batch_size, folder)
-        interrupted = False
+    folder = None if out is None else _folder(out)
+    settings = {"epochs": int(epochs), "batch_size": int(batch_size), "repeats": int(repeats), "seed": int(seed)}
+    comparison = _Comparison(build_model, data, candidates, settings, folder)
+    with _Progress(len(candidates) * repeats * epochs, verbose) as bar, _Interrupts() as interrupts:
+        interrupted = True
         try:
             for repeat in range(repeats):
                 for candidate in candidates:
-                    comparison.run(candidate, (seed + repeat) % 2**32, bar)
+                    with interrupts.let_through():
+                        run, predictions = comparison.run(candidate, (seed + repeat) % 2**32, bar)
+                    comparison.keep(candidate, run, predictions)
+            interrupted = False
         except KeyboardInterrupt:
             if not comparison.best:
                 raise
-            interrupted = True
         bar.stop()
-        results = {
-            "keras": keras.__version__,
-            "backend": keras.config.backend(),
-            "train_samples": len(data[0][0]),
-            "test_samples": len(data[1][0]),
-            "epochs": int(epochs),
-            "batch_size": int(batch_size),
-            "repeats": int(repeats),
-            "seed": int(seed),
-            "interrupted": interrupted,
-            "best": comparison.best,
-            "results": [candidate.summary() for candidate in candidates if candidate.runs],
-        }
-        if folder is not None:
-            results["best"]["reloaded"] = comparison.reload()
-            (folder / "compare.json").write_text(json.dumps(results, indent=1) + "\n")
-            _figure(results, data[1][0][0], comparison.pictures()).savefig(folder / "compare.png", dpi=150)
-            for file in ("best.keras", "compare.json", "compare.png"):
-                os.replace(folder / file, folder.parent / file)
-    return results
+        return comparison.finish(interrupted)
 
 
 def checked_data(data):
@@ -183,22 +187,61 @@ def checked_data(data):
     return pairs["train"], pairs["test"]
 
 
+def checked_layers(layers):
+    """Returns `layers` as a list, after a look at whether they are what `compare` can make layers of."""
+    entries = list(layers) if isinstance(layers, Iterable) and not isinstance(layers, str | bytes) else []
+    kinds = [layer.func if isinstance(layer, functools.partial) else layer for layer in entries]
+    if not kinds or not all(isinstance(kind, type) and issubclass(kind, keras.layers.Layer) for kind in kinds):
+        raise ValueError(
+            f"`layers` must be a sequence of layer classes, or functools.partials of them, as in [Dropout], and not "
+            f"empty. Received: layers={layers!r}"
+        )
+    for layer in entries:
+        try:
+            _, fixed = _taken_apart(layer)
+        except TypeError as error:
+            raise ValueError(
+                f"`layers` must not fix arguments that a layer lacks: {error}. Received: {layer}"
+            ) from None
+        if "layer" in fixed:
+            raise ValueError(f"`layers` must leave `layer` free, for the layers of the model. Received: {layer}")
+    return entries
+
+
+def checked_rates(rates):
+    """Returns `rates` as a list of Python numbers, each of them once."""
+    several = isinstance(rates, Iterable) and getattr(rates, "ndim", 1) and not isinstance(rates, str | bytes)
+    values = [_number(rate) for rate in rates] if several else [None]
+    if None in values:
+        raise ValueError(f"`rates` must be a sequence of finite numbers, as in [0.1, 0.3]. Received: rates={rates!r}")
+    return list(dict.fromkeys(values))
+
+
+def _number(value):
+    """Returns `value` as a Python number, or `None` where it is no finite one."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
 def rates_of(layer, rates):
-    """Returns the rates to try `layer` at: `(None,)` for one that takes no rate."""
-    argument, unknown = _strength(layer)
+    """Returns the rates to try `layer` at: its own where it fixes one, `[None]` where it takes none."""
+    argument, fixed, unknown = _strength(layer)
     if unknown:
         raise ValueError(
             f"{_label(layer)} needs values for {', '.join(unknown)}: give functools.partial({_label(layer)}, ...)."
         )
-    rates = list(dict.fromkeys(rates))
-    if argument and not rates:
-        raise ValueError("`rates` must hold at least one number.")
-    return rates if argument else [None]
+    if argument is None or argument in fixed:
+        return [_number(fixed.get(argument))]
+    if not rates:
+        raise ValueError(f"`rates` must hold at least one number. Received: rates={rates!r}")
+    return rates
 
 
 def _strength(layer):
-    """Returns the name of the argument that takes the rate, or `None`, and those that are then still without value."""
-    parameters = parameters_of(layer)
+    """Returns which argument is the rate, or `None`, the arguments that are fixed, and those without a value."""
+    kind, fixed = _taken_apart(layer)
+    parameters = parameters_of(kind)
     required = [
         name
         for name, parameter in parameters.items()
@@ -206,23 +249,38 @@ def _strength(layer):
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name != "layer"
     ]
-    argument = "rate" if "rate" in parameters else next(iter(required), None)
-    return argument, [name for name in required if name != argument]
+    free = [name for name in required if name not in fixed]
+    argument = "rate" if "rate" in {*parameters, *fixed} else next(iter(free + required), None)
+    return argument, fixed, [name for name in free if name != argument]
 
 
-def parameters_of(layer):
-    # Of `__init__`: the first releases of Python 3.11 would report the `__new__` that Keras gives to all layers.
+def _taken_apart(layer):
+    """Returns the class of a layer or of a partial of one, and the arguments that the partial fixes, by name."""
     if not isinstance(layer, functools.partial):
-        layer = functools.partial(layer)
-    initialize = functools.partial(layer.func.__init__, None, *layer.args, **layer.keywords)
-    return inspect.signature(initialize).parameters
+        return layer, {}
+    signature = inspect.Signature(parameters_of(layer.func).values())
+    return layer.func, signature.bind_partial(*layer.args).arguments | layer.keywords
+
+
+def parameters_of(kind):
+    # Of `__init__`: the first releases of Python 3.11 would report the `__new__` that Keras gives to all layers.
+    return inspect.signature(functools.partial(kind.__init__, None)).parameters
 
 
 def _label(layer):
-    if not isinstance(layer, functools.partial):
-        return layer.__name__
-    fixed = [repr(value) for value in layer.args] + [f"{name}={value!r}" for name, value in layer.keywords.items()]
-    return f"{layer.func.__name__}({', '.join(fixed)})"
+    kind, fixed = _taken_apart(layer)
+    argument, *_ = _strength(layer)
+    shown = {name: value for name, value in fixed.items() if name != argument or _number(value) is None}
+    return kind.__name__ + f"({', '.join(f'{name}={_shown(value)}' for name, value in shown.items())})" * bool(shown)
+
+
+def _shown(value):
+    # A schedule's own would be its address, another one in each process.
+    return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)
+
+
+def titled(name, rate):
+    return name if rate is None else f"{name} {rate:g}"
 
 
 class Candidate:
@@ -233,9 +291,24 @@ class Candidate:
         self.name = "none" if layer is None else _label(layer)
         self.runs = []
         self.model = self.step_time = None
+        if layer is not None:
+            argument, fixed, _ = _strength(layer)
+            self._arguments = {argument: rate} if argument and argument not in fixed else {}
+            self._wraps = "layer" in parameters_of(_taken_apart(layer)[0])
+            if not self._wraps:
+                try:
+                    self._new()
+                except ValueError as error:
+                    raise ValueError(f"{self} cannot be made. {_line(error)}") from error
 
     def __str__(self):
-        return self.name if self.rate is None else f"{self.name} {self.rate:g}"
+        return titled(self.name, self.rate)
+
+    def _new(self, **arguments):
+        try:
+            return self.layer(**arguments, **self._arguments)
+        except TypeError as error:
+            raise ValueError(_line(error)) from error
 
     def build(self, build_model):
         """Returns a new model with this dropout in it. Sets `places`, where that is, and `sites`, where it could be."""
@@ -267,15 +340,13 @@ class Candidate:
 
     def apply(self, layer, inputs, **kwargs):
         """Returns what `layer` makes of `inputs`, with this dropout. Raises a `ValueError` where they do not fit."""
-        argument, _ = _strength(self.layer)
-        arguments = {argument: self.rate} if argument else {}
         # The seeds of the weights to come are Python's random numbers, and must not depend on the dropout.
         state = random.getstate()
         try:
-            if "layer" in parameters_of(self.layer):
-                return self.layer(layer=layer, **arguments)(inputs, **kwargs)
+            if self._wraps:
+                return self._new(layer=layer)(inputs, **kwargs)
             features = layer(inputs)
-            outputs = self.layer(**arguments)(features, **kwargs)
+            outputs = self._new()(features, **kwargs)
             if outputs.shape != features.shape:
                 raise ValueError(
                     f"It must not change the shape of what a layer returns. "
@@ -300,13 +371,14 @@ class Candidate:
 class _Comparison:
     """The runs, the best model so far and the first one without dropout, against which steps are timed."""
 
-    def __init__(self, build_model, data, candidates, epochs, batch_size, folder):
+    def __init__(self, build_model, data, candidates, settings, folder):
         self.build_model, self.data, self.candidates = build_model, data, candidates
-        self.epochs, self.batch_size, self.folder = epochs, batch_size, folder
+        self.settings, self.folder = settings, folder
+        self.epochs, self.batch_size = settings["epochs"], settings["batch_size"]
         self.best = None
 
     def run(self, candidate, seed, bar):
-        """Trains, tests and times one model."""
+        """Times, trains and tests one model. Returns what came out, and what the model predicts for the test data."""
         (x_train, y_train), (x_test, y_test) = self.data
         if candidate.model is None:
             candidate.model = candidate.build(self.build_model)
@@ -315,48 +387,75 @@ class _Comparison:
             # Compiled by a step, for all repeats; the first also takes some of Keras's random numbers.
             first = slice(self.batch_size)
             candidate.model.fit(x_train[first], y_train[first], self.batch_size, verbose=0)
+        model = candidate.model
+        if candidate.step_time is None:
+            # Before the weights and seeds of the run are set, for it trains both models.
+            candidate.step_time = 1.0 if candidate.layer is None else self._step_time(model)
         keras.utils.set_random_seed(seed)
         start = candidate.build(self.build_model)
         start.optimizer.build(start.trainable_variables)
-        model = candidate.model
         _assign(model, start)
         bar.run(f"{candidate}, seed {seed}")
         model.fit(x_train, y_train, self.batch_size, self.epochs, verbose=0, callbacks=[bar.callback()])
         in_training, in_test = (self._predict(model, x) for x in (x_train, x_test))
+        if candidate.layer is None and not candidate.runs:
+            # Now that it is trained, and before it is timed against others, which trains it on.
+            self.features = self._features()
         train_accuracy, accuracy = _accuracy(in_training, y_train), _accuracy(in_test, y_test)
-        run = {
+        return {
             "seed": seed,
             "accuracy": accuracy,
             "train_accuracy": train_accuracy,
             "gap": train_accuracy - accuracy,
             "ece": calibration_error(in_test, y_test),
-        }
-        best = {"layer": candidate.name, "rate": candidate.rate, "seed": seed, "accuracy": accuracy}
-        is_best = self.best is None or accuracy > self.best["accuracy"]
-        if is_best and self.folder is not None:
-            model.save(self.folder / "new.keras")
-            os.replace(self.folder / "new.keras", self.folder / "best.keras")
-            self.predictions = in_test
-        if candidate.layer is None and candidate.step_time is None:
-            candidate.step_time = 1.0
-            # Once trained it serves the pictures, and then the timing, which trains it on.
-            self.features = self._features()
-        elif candidate.step_time is None:
-            candidate.step_time = self._step_time(model)
+        }, in_test
+
+    def keep(self, candidate, run, predictions):
+        """Takes in a finished run, and writes what there is so far."""
         candidate.runs.append(run)
+        is_best = self.best is None or run["accuracy"] > self.best["accuracy"]
         if is_best:
-            self.best = best
+            best = {"layer": candidate.name, "rate": candidate.rate}
+            self.best = best | {name: run[name] for name in ("seed", "accuracy")}
+        if self.folder is None:
+            return
+        if is_best:
+            self.predictions = predictions
+            _write(self.folder / MODEL, candidate.model.save)
+        # One of an earlier comparison would be taken for a picture of these results.
+        (self.folder / PICTURE).unlink(missing_ok=True)
+        self._write_results(interrupted=True)
+
+    def finish(self, interrupted):
+        """Returns the results, which are then written, with the picture."""
+        if self.folder is None:
+            return self._results(interrupted)
+        self.best["reloaded"] = self._reload()
+        results = self._write_results(interrupted)
+        figure = _figure(results, self.data[1][0][0], self._pictures())
+        _write(self.folder / PICTURE, functools.partial(figure.savefig, format="png", dpi=150))
+        return results
+
+    def _results(self, interrupted):
+        (x_train, _), (x_test, _) = self.data
+        return {
+            "keras": keras.__version__,
+            "backend": keras.config.backend(),
+            "train_samples": len(x_train),
+            "test_samples": len(x_test),
+            **self.settings,
+            "interrupted": interrupted,
+            "best": self.best,
+            "results": [candidate.summary() for candidate in self.candidates if candidate.runs],
+        }
+
+    def _write_results(self, interrupted):
+        results = self._results(interrupted)
+        _write(self.folder / RESULTS, lambda path: path.write_text(json.dumps(results, indent=1) + "\n"))
+        return results
 
     def _predict(self, model, x):
-        predictions = np.asarray(model.predict(x, batch_size=256, verbose=0))
-        classes = self.data[0][1].max() + 1
-        good = predictions.ndim == 2 and predictions.shape == (len(x), classes)
-        if not good or (predictions < 0).any() or not np.allclose(predictions.sum(1), 1, atol=1e-2):
-            raise ValueError(
-                f"The model must return the probabilities of {classes} classes (end it with a softmax). "
-                f"Received: outputs of shape {predictions.shape}, from {predictions.min():g} to {predictions.max():g}"
-            )
-        return predictions
+        return _probabilities(model.predict(x, batch_size=256, verbose=0), len(x), self.data)
 
     def _step_time(self, model):
         """Returns the time of a training step as a multiple of that of the model without dropout."""
@@ -375,7 +474,7 @@ class _Comparison:
         values = keras.Model(self.none.inputs[0], [inputs for _, inputs in self.sites])(self.data[1][0][:1])
         return [(_copy(layer, value), value) for (layer, _), value in zip(self.sites, values, strict=True)]
 
-    def pictures(self):
+    def _pictures(self):
         """Returns (candidate, what a layer of the model returns, what it does with the dropout), one for each name.
 
         Of several rates it is the one nearest to 0.5, of several sites the first that takes the dropout.
@@ -384,8 +483,10 @@ class _Comparison:
         for candidate in self.candidates:
             if not candidate.runs or candidate.layer is None:
                 continue
-            if candidate.name in pictures and abs(candidate.rate - 0.5) >= abs(pictures[candidate.name][0].rate - 0.5):
-                continue
+            if candidate.name in pictures:
+                other = pictures[candidate.name][0]
+                if candidate.rate is None or abs(candidate.rate - 0.5) >= abs(other.rate - 0.5):
+                    continue
             for layer, value in self.features:
                 with contextlib.suppress(ValueError):
                     dropped = candidate.apply(_copy(layer, value), value, training=True)
@@ -394,13 +495,27 @@ class _Comparison:
                     break
         return list(pictures.values())
 
-    def reload(self):
+    def _reload(self):
         """Returns whether the best model, loaded from its file, predicts the same to the last bit."""
         try:
-            model = keras.saving.load_model(self.folder / "best.keras")
-        except (TypeError, ValueError) as error:
+            model = keras.saving.load_model(self.folder / MODEL)
+        except Exception as error:  # A layer of the user's own may raise anything.
             return f"failed: {_line(error)}"
         return "identical" if np.array_equal(self._predict(model, self.data[1][0]), self.predictions) else "different"
+
+
+def _probabilities(outputs, samples, data):
+    """Returns what a model returned, as an array, after a look at whether it is a row of probabilities a sample."""
+    (_, labels), _ = data
+    classes = labels.max() + 1
+    outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
+    good = outputs.shape == (samples, classes)
+    if not good or (outputs < 0).any() or not np.allclose(outputs.sum(1), 1, atol=1e-2):
+        raise ValueError(
+            f"The model must return the probabilities of {classes} classes (end it with a softmax). "
+            f"Received: outputs of shape {outputs.shape}, from {outputs.min():g} to {outputs.max():g}"
+        )
+    return outputs
 
 
 def calibration_error(probabilities, labels):
@@ -459,14 +574,15 @@ class _Progress:
     def __init__(self, epochs, verbose):
         self.bar = None
         if verbose:
-            from rich import progress
+            from rich import console, progress
 
             self.bar = progress.Progress(
                 progress.BarColumn(),
                 progress.TaskProgressColumn(),
                 progress.TimeElapsedColumn(),
                 progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
+                console=console.Console(stderr=True),
             )
             self.task = self.bar.add_task("", total=epochs)
 
@@ -498,14 +614,66 @@ def require(*modules):
             raise ImportError(f"compare needs {module}: pip install keras-dropouts[compare]") from error
 
 
-@contextlib.contextmanager
-def _folder_in(out):
-    """Makes `out`, and a folder in it for files until they are whole."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`out` must be a folder, or a path where there is nothing yet. Received: {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".compare-") as folder:
-        yield pathlib.Path(folder)
+class _Interrupts:
+    """Ctrl-C, which waits but where it is let through: a run is kept as a whole, and a second one stops no writing."""
+
+    def __enter__(self):
+        self.came = self.open = False
+        self.handler = signal.getsignal(signal.SIGINT)
+        # In other threads there is no Ctrl-C, and no handler can be set.
+        self.held = callable(self.handler) and threading.current_thread() is threading.main_thread()
+        if self.held:
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_):
+        if self.held:
+            signal.signal(signal.SIGINT, self.handler)
+
+    def _handle(self, *args):
+        self.came = True
+        if self.open:
+            # Here and not on the way out, where the next one may come first.
+            self.open = False
+            self.handler(*args)
+
+    @contextlib.contextmanager
+    def let_through(self):
+        self.open = True
+        try:
+            if self.came:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.open = False
+
+
+def _folder(out):
+    """Returns the path `out`, made a folder, after a look at whether the files can be written there."""
+    try:
+        folder = pathlib.Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        for name in (MODEL, RESULTS, PICTURE):
+            if (folder / name).is_dir():
+                raise IsADirectoryError(f"{name} in it is a folder")
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`out` must be a folder to write to, a path where there is nothing yet, or None: {_line(error)}. "
+            f"Received: out={out!r}"
+        ) from error
+    return folder
+
+
+def _write(path, write):
+    """Calls `write` with a path, and moves the file to `path` when it is whole."""
+    # A fixed name: what a killed process leaves of it, the next comparison replaces.
+    part = path.with_name(f".{path.name}")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _figure(results, sample, pictures):
@@ -558,7 +726,7 @@ def _draw_results(figure, results):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(
         range(len(entries)),
-        [entry["layer"] if entry["rate"] is None else f"{entry['layer']} {entry['rate']:g}" for entry in entries],
+        [titled(entry["layer"], entry["rate"]) for entry in entries],
     )
     axes[0].invert_yaxis()
 

@@ -42,16 +42,16 @@ def model_of_all_ranks(dropout):
     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
 
 
-def test_results_and_files_agree(tmp_path, monkeypatch):
+def test_results_and_files_agree(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(comparison, "ROUNDS", 2)
     out = tmp_path / "new" / "folder"
-    layers = [Dropout, SpatialDropout2D]
+    layers = [functools.partial(Dropout, 0.5), SpatialDropout2D]
     results = compare(small_model, digits(), layers, [0.3], epochs=2, repeats=2, seed=5, out=out, verbose=False)
     assert sorted(path.name for path in out.iterdir()) == ["best.keras", "compare.json", "compare.png"]
     assert json.loads((out / "compare.json").read_text()) == results
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     entries = results["results"]
-    expected = [("none", None), ("Dropout", 0.3), ("SpatialDropout2D", 0.3)]
+    expected = [("none", None), ("Dropout", 0.5), ("SpatialDropout2D", 0.3)]
     assert [(entry["layer"], entry["rate"]) for entry in entries] == expected
     assert [entry["places"] for entry in entries] == [0, 3, 2]
     for entry in entries:
@@ -62,6 +62,12 @@ def test_results_and_files_agree(tmp_path, monkeypatch):
                 [entry[name]["mean"], entry[name]["std"]], [np.mean(values), np.std(values, ddof=1)]
             )
         assert 0 < entry["step_time"] < 1000
+    # The table and the picture name them alike.
+    __main__.show(results, out)
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line]
+    assert ["Dropout", "0.5"] in rows and ["SpatialDropout2D", "0.3"] in rows
+    ticks = comparison._figure(results, digits()[1][0][0], []).axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == ["none", "Dropout 0.5", "SpatialDropout2D 0.3"]
     # What is in the file is what was measured.
     best = results["best"]
     model = keras.saving.load_model(out / "best.keras")
@@ -160,15 +166,83 @@ def test_layers_that_wrap_and_other_arguments():
     assert {layer.scaling for layer in candidate.build(small_model).layers if isinstance(layer, Dropout)} == {
         "inference"
     }
-    assert comparison.rates_of(functools.partial(Dropout, rate=0.2), [0.1, 0.1]) == [0.1]
+
+
+class Strength(keras.layers.Layer):
+    """A layer whose signature does not name its arguments."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        self.dropout = Dropout(*args, **kwargs)
+
+    @property
+    def rate(self):
+        return self.dropout.rate
+
+    def call(self, inputs, training=False):
+        return self.dropout(inputs, training=training)
+
+
+class Two(Dropout):
+    def __init__(self, factor, power, **kwargs):
+        super().__init__(factor**power, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "rates", "title"),
+    [
+        (functools.partial(Dropout, rate=0.5), [0.5], "Dropout 0.5"),
+        (functools.partial(Dropout, 0.5), [0.5], "Dropout 0.5"),
+        (functools.partial(Dropout, np.float32(0.5), scaling="inference"), [0.5], "Dropout(scaling='inference') 0.5"),
+        (functools.partial(functools.partial(Dropout, rate=0.1), rate=0.5), [0.5], "Dropout 0.5"),
+        (functools.partial(Strength, rate=0.5), [0.5], "Strength 0.5"),
+        (functools.partial(keras_dropouts.DropBlock2D, 0.5, 3), [0.5], "DropBlock2D(block_size=3) 0.5"),
+        (functools.partial(keras_dropouts.UniformDropout, beta=0.5), [0.5], "UniformDropout 0.5"),
+        (functools.partial(keras_dropouts.DropConnect, rate=0.5), [0.5], "DropConnect 0.5"),
+        (functools.partial(Two, power=1), [0.1, 0.3], "Two(power=1) 0.1"),
+        (functools.partial(Two, 0.5), [0.1, 0.3], "Two(factor=0.5) 0.1"),
+        (functools.partial(Two, 0.5, power=1), [0.5], "Two(power=1) 0.5"),
+        (
+            functools.partial(Dropout, keras.optimizers.schedules.PolynomialDecay(0.5, 9)),
+            [None],
+            "Dropout(rate=PolynomialDecay)",
+        ),
+    ],
+)
+def test_a_partial_that_fixes_the_rate_runs_once_at_it(layer, rates, title):
+    assert comparison.rates_of(layer, [0.1, 0.3]) == rates
+    candidate = comparison.Candidate(layer, rates[0])
+    assert str(candidate) == title
+    if rates == [0.5]:
+        kind = layer.func
+        placed = [layer for layer in candidate.build(small_model).layers if isinstance(layer, kind)]
+        assert {getattr(layer, "rate", None) or layer.beta for layer in placed} == {0.5}
+
+
+def classifier(dropout, last):
+    inputs = keras.Input((8, 8, 1))
+    return keras.Model(inputs, last(dropout(keras.layers.Dense(4))(keras.layers.Flatten()(inputs))))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rates": [1.5]}, r"Dropout 1\.5 .*`rate` must be a number in \[0, 1\]"),
+        ({"rates": [1.5]}, r"Dropout 1\.5 cannot be made.* `rate` must be a number in \[0, 1\]"),
         ({"rates": []}, "`rates` must hold"),
-        ({"layers": [GaussianDropout], "rates": [1.0]}, "GaussianDropout 1 .*`rate`"),
+        *[
+            ({"rates": rates}, "`rates` must be a sequence of finite numbers")
+            for rates in (0.3, None, "0.3", np.array(0.3), [[0.3]], ["0.3"], [True], [np.nan], [np.inf], [None])
+        ],
+        ({"layers": [GaussianDropout], "rates": [1.0]}, "GaussianDropout 1 cannot be made.*`rate`"),
+        *[
+            ({"layers": layers}, "`layers` must be a sequence of layer classes")
+            for layers in (Dropout, Dropout(0.3), [Dropout(0.3)], "Dropout", ["Dropout"], [Dropout.call], [], None)
+        ],
+        ({"layers": [functools.partial(Dropout, *range(9))]}, "`layers` must not .* too many positional arguments"),
+        ({"layers": [functools.partial(Dropout, strength=1)]}, "cannot be made.*strength"),
+        ({"layers": [functools.partial(Two, 0.5, factor=0.5)]}, "cannot be made.*multiple values"),
+        ({"layers": [functools.partial(Wrapped, keras.layers.Dense(3))]}, "`layers` must leave `layer` free"),
+        ({"layers": [Strength]}, "Strength cannot be made.*'rate'"),
         ({"layers": [SpatialDropout3D]}, "SpatialDropout3D 0.1 fits nowhere"),
         ({"epochs": 0}, "`epochs` must be a positive integer"),
         ({"repeats": True}, "`repeats`"),
@@ -181,21 +255,20 @@ def test_layers_that_wrap_and_other_arguments():
             "say where dropout may go",
         ),
         ({"build_model": lambda dropout: dropout}, "must return a functional or Sequential"),
+        ({"build_model": None}, "`build_model` must be a function"),
+        ({"build_model": lambda dropout: classifier(dropout, keras.layers.Dense(9, "softmax"))}, "of 10 classes"),
+        ({"build_model": lambda dropout: classifier(dropout, keras.layers.Dense(10))}, "end it with a softmax"),
+        ({"out": 3}, "`out` must be a folder"),
+        ({"out": b"out"}, "`out` must be a folder"),
+        ({"verbose": "x"}, "`verbose` must be"),
+        ({"verbose": None}, "`verbose` must be"),
     ],
 )
-def test_refusals(changes, message):
-    arguments = {"build_model": small_model, "data": digits(), "layers": [Dropout], **changes}
+def test_refusals_before_any_training(monkeypatch, changes, message):
+    arguments = {"build_model": small_model, "data": digits(), "layers": [Dropout], "verbose": False, **changes}
+    monkeypatch.setattr(keras.Model, "fit", None)
     with pytest.raises(ValueError, match=message):
-        compare(**arguments, verbose=False)
-
-
-def test_outputs_that_are_no_probabilities():
-    def build_model(dropout):
-        inputs = keras.Input((8, 8, 1))
-        return keras.Model(inputs, dropout(keras.layers.Dense(10))(keras.layers.Flatten()(inputs)))
-
-    with pytest.raises(ValueError, match="end it with a softmax"):
-        compare(build_model, digits(), [Dropout], [0.1], epochs=1, repeats=1, verbose=False)
+        compare(**arguments)
 
 
 def arrays(**changes):
@@ -209,7 +282,7 @@ def arrays(**changes):
     [
         ({}, ["--layers", "Dropuot"], "no layer 'Dropuot': choose from "),
         ({}, ["--rates", "1.5", "--layers", "Dropout"], "`rate` must be a number"),
-        ({}, ["--rates", "nan"], "`rate` must be a number"),
+        ({}, ["--rates", "nan"], "`rates` must be a sequence of finite numbers"),
         ({}, ["--rates", "half"], "argument --rates: invalid float value: 'half'"),
         ({}, ["--epochs", "0"], "`epochs` must be"),
         ({}, ["--layers", "SpatialDropout3D"], "fits nowhere"),
