@@ -1,8 +1,10 @@
 import functools
+import io
 import json
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -277,6 +279,26 @@ def arrays(**changes):
     return {name: np.asarray(value) for name, value in data.items() if value is not None}
 
 
+def crafted(changes):
+    """The bytes of an .npz file whose first member has other bytes than NumPy writes, in the zip or in the array."""
+    buffer, whole = io.BytesIO(), io.BytesIO()
+    np.savez(whole, **arrays())
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(buffer, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, changes.get(name, source.read(name)))
+    data = bytearray(buffer.getvalue())
+    # Flags and compression method stand at these places in the header of a member and in that of the directory.
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.index(header) + flags
+        data[at] |= changes.get("flags", 0)
+        data[at + 2] = changes.get("method", 0)
+    return bytes(data)
+
+
+def npy(header):
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
+
+
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
@@ -290,6 +312,16 @@ def arrays(**changes):
         ({}, ["--data", "mnist"], "--data must be digits, fashion_mnist or a path"),
         (b"not a zip", [], "no readable .npz"),
         (b"", [], "no readable .npz"),
+        (crafted({})[:-100], [], "no readable .npz"),
+        (crafted({"flags": 1}), [], "encrypted"),
+        (crafted({"method": 99}), [], "compression method"),
+        (crafted({"x_train.npy": npy("{'descr'")}), [], "no readable .npz"),
+        (crafted({"x_train.npy": npy("(" * 9999)}), [], "no readable .npz"),
+        (
+            crafted({"x_train.npy": npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(3 * 2**40, 1)}}}\n")}),
+            [],
+            "no readable .npz",
+        ),
         ({"y_test": None}, [], "lacks y_test"),
         ({"y_train": np.arange(127) % 10}, [], "y_train must hold one integer label for each of the 128"),
         ({"y_train": np.arange(128) % 10 + 1}, [], "numbered from 0 without gaps"),
