@@ -1,7 +1,10 @@
+import concurrent.futures
 import functools
 import io
+import itertools
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import zipfile
@@ -32,6 +35,13 @@ def small_model(dropout, data=None):
     return __main__.small_model(*__main__.traits(comparison.checked_data(data or digits())), dropout)
 
 
+ALL_FILES = ["best.keras", "compare.json", "compare.png"]
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def model_of_all_ranks(dropout):
     """A model that offers places of rank 2 to 5."""
     inputs = keras.Input((2, 4, 6, 3))
@@ -49,7 +59,7 @@ def test_results_and_files_agree(tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "folder"
     layers = [functools.partial(Dropout, 0.5), SpatialDropout2D]
     results = compare(small_model, digits(), layers, [0.3], epochs=2, repeats=2, seed=5, out=out, verbose=False)
-    assert sorted(path.name for path in out.iterdir()) == ["best.keras", "compare.json", "compare.png"]
+    assert files(out) == ALL_FILES
     assert json.loads((out / "compare.json").read_text()) == results
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     entries = results["results"]
@@ -370,34 +380,128 @@ def test_import_needs_no_extra():
     assert not subprocess.run([sys.executable, "-c", code]).returncode
 
 
-def test_command_line_on_vectors(tmp_path, capsys):
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(128, 6))
+@functools.cache
+def vectors():
+    x = np.random.default_rng(1).normal(size=(128, 6))
     y = (x[:, 0] + x[:, 1] > 0).astype("uint8")[:, None]
-    np.savez(tmp_path / "vectors.npz", x_train=x[:64], y_train=y[:64], x_test=x[64:], y_test=y[64:])
-    options = ["--data", str(tmp_path / "vectors.npz"), "--rates", "0.2", "--epochs", "1", "--repeats", "1"]
-    out = tmp_path / "out"
-    assert __main__.main(["compare", *options, "--out", str(out)]) == 0
-    names = [entry["layer"] for entry in json.loads((out / "compare.json").read_text())["results"]]
+    return (x[:64], y[:64]), (x[64:], y[64:])
+
+
+def build_dense(dropout):
+    return small_model(dropout, vectors())
+
+
+def run_on_vectors(folder, *options, layers=("--layers", "Dropout")):
+    (x_train, y_train), (x_test, y_test) = vectors()
+    np.savez(folder / "vectors.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    known = ["--data", str(folder / "vectors.npz"), "--rates", "0.3", "--epochs", "1", "--out", str(folder / "out")]
+    return __main__.main(["compare", *known, *layers, *options])
+
+
+def test_command_line_on_vectors(tmp_path, capsys):
+    assert run_on_vectors(tmp_path, "--repeats", "1", layers=[]) == 0
+    names = [entry["layer"] for entry in json.loads((tmp_path / "out" / "compare.json").read_text())["results"]]
     assert {"none", "Dropout", "GaussianDropout"} <= set(names)
     assert not {"SpatialDropout2D", "TimestepDropout"} & set(names)
     assert all(name.split("(")[0] in capsys.readouterr().out for name in names[:1])
 
 
-def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
-    def interrupt(*_):
-        raise KeyboardInterrupt
+def press_ctrl_c(monkeypatch, owner, name, first=0):
+    """Has a function, but for its first calls, begin with what Ctrl-C does."""
+    function, calls = getattr(owner, name), itertools.count()
 
-    # While the second run is timed.
-    monkeypatch.setattr(comparison._Clock, "on_epoch_end", interrupt)
-    out = tmp_path / "out"
-    options = ["--layers", "Dropout", "--rates", "0.3", "--epochs", "1", "--repeats", "2", "--out", str(out)]
-    assert __main__.main(["compare", *options]) == 130
+    def pressing(*args, **kwargs):
+        if next(calls) >= first:
+            signal.raise_signal(signal.SIGINT)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, pressing)
+
+
+# Of the second run of six, or as the first is written.
+MOMENTS = {
+    "timed": lambda patch: press_ctrl_c(patch, comparison._Clock, "on_epoch_end"),
+    "trained": lambda patch: press_ctrl_c(patch, comparison._Progress, "callback", first=1),
+    "tested": lambda patch: press_ctrl_c(patch, comparison, "_accuracy", first=2),
+    "written": lambda patch: press_ctrl_c(patch, comparison, "_write"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
+    MOMENTS[moment](monkeypatch)
+    # Pressed again and again, it waits until all is written.
+    for name in ("finish", "_reload", "_write_results", "_pictures"):
+        press_ctrl_c(monkeypatch, comparison._Comparison, name)
+    press_ctrl_c(monkeypatch, comparison, "_figure")
+    before = signal.getsignal(signal.SIGINT)
+    assert run_on_vectors(tmp_path) == 130
+    assert signal.getsignal(signal.SIGINT) is before
     assert "Interrupted" in capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["best.keras", "compare.json", "compare.png"]
-    results = json.loads((out / "compare.json").read_text())
+    assert files(tmp_path / "out") == ALL_FILES
+    results = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert results["interrupted"] and results["best"]["reloaded"] == "identical"
-    assert results["results"][0]["runs"]
+    assert [len(entry["runs"]) for entry in results["results"]] == [1]
+
+
+def test_ctrl_c_after_the_last_run_changes_nothing(tmp_path, monkeypatch):
+    press_ctrl_c(monkeypatch, comparison._Comparison, "_reload")
+    press_ctrl_c(monkeypatch, comparison, "_figure")
+    assert run_on_vectors(tmp_path, "--repeats", "1") == 0
+    assert files(tmp_path / "out") == ALL_FILES
+    assert not json.loads((tmp_path / "out" / "compare.json").read_text())["interrupted"]
+
+
+def test_ctrl_c_before_the_first_run_is_finished(tmp_path, monkeypatch, capsys):
+    press_ctrl_c(monkeypatch, keras.Model, "predict")
+    with pytest.raises(SystemExit) as exit:
+        run_on_vectors(tmp_path)
+    assert exit.value.code == 130 and "nothing to write\n" in capsys.readouterr().err
+    assert not files(tmp_path / "out")
+
+
+def test_a_comparison_that_dies_leaves_what_is_finished(tmp_path, monkeypatch):
+    # Of an earlier comparison, and of one that was killed while it wrote.
+    for name in (*ALL_FILES, ".best.keras", ".compare.json"):
+        (tmp_path / name).write_text("old")
+
+    def die(*_):
+        raise RuntimeError("died")
+
+    monkeypatch.setattr(comparison._Clock, "on_epoch_end", die)
+    arguments = build_dense, vectors(), [Dropout], [0.3], 1, 1, 0, 64, tmp_path, False
+    # In a thread, where no handler of signals can be set.
+    with concurrent.futures.ThreadPoolExecutor() as pool, pytest.raises(RuntimeError, match="died"):
+        pool.submit(compare, *arguments).result()
+    assert files(tmp_path) == ["best.keras", "compare.json"]
+    results = json.loads((tmp_path / "compare.json").read_text())
+    assert results["interrupted"] and [entry["layer"] for entry in results["results"]] == ["none"]
+    assert keras.saving.load_model(tmp_path / "best.keras")
+
+
+@pytest.mark.parametrize("out", ["file", "file/folder", "taken"])
+def test_an_out_that_cannot_be_written_to_is_refused_before_any_training(tmp_path, monkeypatch, capsys, out):
+    (tmp_path / "file").touch()
+    (tmp_path / "taken" / "compare.json").mkdir(parents=True)
+    monkeypatch.setattr(keras.Model, "fit", None)
+    with pytest.raises(SystemExit) as exit:
+        run_on_vectors(tmp_path, "--out", str(tmp_path / out))
+    printed = capsys.readouterr().err
+    assert exit.value.code == 2 and "`out` must be a folder to write to" in printed and printed.count("\n") == 1
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write(part):
+        part.write_text("ne")
+        assert path.read_text() == "old"
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        comparison._write(path, write)
+    assert path.read_text() == "old" and files(tmp_path) == ["file"]
 
 
 def test_training_resumes_to_the_last_bit(tmp_path):
