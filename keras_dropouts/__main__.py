@@ -81,6 +81,7 @@ def main(argv=None):
     # Its warnings are about models that are built over and over, as here.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.config.set_image_data_format("channels_last")
+    results = None
     try:
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
@@ -90,11 +91,14 @@ def main(argv=None):
         results = keras_dropouts.compare(
             build_model, data, chosen, options.rates, options.epochs, options.repeats, options.seed, 128, options.out
         )
+        show(results, options.out)
     except (ValueError, OSError, ImportError) as error:
         parser.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
-        parser.exit(130, "interrupted before the first run was finished: nothing to write\n")
-    show(results, options.out)
+        written = (
+            f"the results are in {options.out}" if results else "before the first run was finished, nothing to write"
+        )
+        parser.exit(130, f"interrupted: {written}\n")
     if results["best"]["reloaded"] != "identical":
         parser.exit(1, f"best.keras does not predict what it did before: {results['best']['reloaded']}\n")
     return 130 if results["interrupted"] else 0
@@ -193,6 +197,8 @@ def show(results, out):
     from rich.table import Table
 
     console = Console()
+    # Numbers cut short to fit are worse than lines that wrap.
+    console.width = max(console.width, 80)
     entries = results["results"]
     none = entries[0]
     leader = max(entries, key=lambda entry: entry["accuracy"]["mean"])

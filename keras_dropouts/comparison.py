@@ -128,7 +128,7 @@ def compare(
     folder = None if out is None else _folder(out)
     settings = {"epochs": int(epochs), "batch_size": int(batch_size), "repeats": int(repeats), "seed": int(seed)}
     comparison = _Comparison(build_model, data, candidates, settings, folder)
-    with _Progress(len(candidates) * repeats * epochs, verbose) as bar, _Interrupts() as interrupts:
+    with _Interrupts() as interrupts, _Progress(len(candidates) * repeats * epochs, verbose) as bar:
         interrupted = True
         try:
             for repeat in range(repeats):
@@ -140,7 +140,6 @@ def compare(
         except KeyboardInterrupt:
             if not comparison.best:
                 raise
-        bar.stop()
         return comparison.finish(interrupted)
 
 
@@ -592,9 +591,6 @@ class _Progress:
         return self
 
     def __exit__(self, *_):
-        self.stop()
-
-    def stop(self):
         if self.bar:
             self.bar.stop()
 

@@ -435,19 +435,25 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
         press_ctrl_c(monkeypatch, comparison._Comparison, name)
     press_ctrl_c(monkeypatch, comparison, "_figure")
     before = signal.getsignal(signal.SIGINT)
+    # On a narrow terminal too the numbers are whole.
+    monkeypatch.setenv("COLUMNS", "20")
     assert run_on_vectors(tmp_path) == 130
     assert signal.getsignal(signal.SIGINT) is before
-    assert "Interrupted" in capsys.readouterr().out
-    assert files(tmp_path / "out") == ALL_FILES
     results = json.loads((tmp_path / "out" / "compare.json").read_text())
+    printed = capsys.readouterr().out
+    assert "Interrupted" in printed and f"{100 * results['results'][0]['accuracy']['mean']:.1f} " in printed
+    assert files(tmp_path / "out") == ALL_FILES
     assert results["interrupted"] and results["best"]["reloaded"] == "identical"
     assert [len(entry["runs"]) for entry in results["results"]] == [1]
 
 
-def test_ctrl_c_after_the_last_run_changes_nothing(tmp_path, monkeypatch):
+def test_ctrl_c_after_the_last_run_loses_nothing(tmp_path, monkeypatch, capsys):
     press_ctrl_c(monkeypatch, comparison._Comparison, "_reload")
     press_ctrl_c(monkeypatch, comparison, "_figure")
-    assert run_on_vectors(tmp_path, "--repeats", "1") == 0
+    press_ctrl_c(monkeypatch, __main__, "show")
+    with pytest.raises(SystemExit) as exit:
+        run_on_vectors(tmp_path, "--repeats", "1")
+    assert exit.value.code == 130 and capsys.readouterr().err.endswith(f"the results are in {tmp_path / 'out'}\n")
     assert files(tmp_path / "out") == ALL_FILES
     assert not json.loads((tmp_path / "out" / "compare.json").read_text())["interrupted"]
 
