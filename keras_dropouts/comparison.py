@@ -105,11 +105,13 @@ def compare(
     >>> [(entry["layer"], entry["rate"]) for entry in results["results"]]
     [('none', None), ('Dropout', 0.3), ('GaussianDropout', 0.3)]
     """
-    if not callable(build_model):
+    try:
+        inspect.signature(build_model).bind("dropout")
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`build_model` must be a function that takes `dropout` and returns a model. "
+            f"`build_model` must be a function that takes `dropout` and returns a model: {error}. "
             f"Received: build_model={build_model!r}"
-        )
+        ) from None
     data = checked_data(data)
     for name, value in (("epochs", epochs), ("repeats", repeats), ("batch_size", batch_size)):
         checked_count(name, value)
@@ -151,7 +153,10 @@ def checked_data(data):
         raise ValueError("`data` must be a pair of pairs of arrays: (x_train, y_train), (x_test, y_test).") from None
     pairs = {"train": (x_train, y_train), "test": (x_test, y_test)}
     for part, (x, y) in pairs.items():
-        x, y = np.asarray(x), np.asarray(y)
+        try:
+            x, y = np.asarray(x), np.asarray(y)
+        except Exception as error:  # A tensor or table of another library may raise anything.
+            raise ValueError(f"x_{part} and y_{part} must be arrays. {_line(error)}") from error
         if x.dtype.kind not in "biuf" or x.ndim < 2 or not x.size:
             raise ValueError(
                 f"x_{part} must be an array of numbers, one row or image for each sample. "
@@ -312,7 +317,7 @@ class Candidate:
     def build(self, build_model):
         """Returns a new model with this dropout in it. Sets `places`, where that is, and `sites`, where it could be."""
         self.places, self.sites, self._refusal = 0, [], None
-        model = build_model(lambda layer: functools.partial(self._place, layer))
+        model = build_model(self._dropout)
         if not isinstance(model, keras.Model) or getattr(model, "inputs", None) is None:
             raise ValueError(
                 f"`build_model` must return a functional or Sequential keras.Model: a dropout called in any other is "
@@ -321,10 +326,16 @@ class Candidate:
         if not self.sites:
             raise ValueError("`build_model` must say where dropout may go: dropout(keras.layers.Dense(64))(x).")
         if self.layer is not None and not self.places:
-            raise ValueError(f"{self} fits nowhere in the model. {_line(self._refusal)}")
+            reason = "cannot be made for any layer of" if self._wraps else "fits nowhere in"
+            raise ValueError(f"{self} {reason} the model. {_line(self._refusal)}")
         if not model.compiled:
             model.compile("adam", "sparse_categorical_crossentropy")
         return model
+
+    def _dropout(self, layer):
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(f"`build_model` must call `dropout` on layers: dropout(Dense(64))(x). Received: {layer!r}")
+        return functools.partial(self._place, layer)
 
     def _place(self, layer, inputs):
         self.sites.append((layer, inputs))
@@ -507,6 +518,8 @@ def _probabilities(outputs, samples, data):
     """Returns what a model returned, as an array, after a look at whether it is a row of probabilities a sample."""
     (_, labels), _ = data
     classes = labels.max() + 1
+    if keras.tree.is_nested(outputs):
+        raise ValueError(f"The model must return one tensor. Received: outputs of {type(outputs)}")
     outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     good = outputs.shape == (samples, classes)
     if not good or (outputs < 0).any() or not np.allclose(outputs.sum(1), 1, atol=1e-2):
