@@ -125,7 +125,8 @@ def compare(
         model = candidate.build(build_model)
         if candidate.layer is None:
             # Called once, so that one that is not for these data fails now and not after its training.
-            _probabilities(model(data[1][0][:1], training=False), 1, data)
+            sample = data[1][0][:batch_size]
+            _probabilities(model(sample, training=False), len(sample), data)
     require(*["rich"] * verbose, *["matplotlib"] * (out is not None))
     folder = None if out is None else _folder(out)
     settings = {"epochs": int(epochs), "batch_size": int(batch_size), "repeats": int(repeats), "seed": int(seed)}
@@ -522,7 +523,8 @@ def _probabilities(outputs, samples, data):
         raise ValueError(f"The model must return one tensor. Received: outputs of {type(outputs)}")
     outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     good = outputs.shape == (samples, classes)
-    if not good or (outputs < 0).any() or not np.allclose(outputs.sum(1), 1, atol=1e-2):
+    # A softmax in bfloat16 is some hundredths off; what is none is far off for some sample.
+    if not good or (outputs < 0).any() or not np.allclose(outputs.sum(1), 1, atol=0.1):
         raise ValueError(
             f"The model must return the probabilities of {classes} classes (end it with a softmax). "
             f"Received: outputs of shape {outputs.shape}, from {outputs.min():g} to {outputs.max():g}"

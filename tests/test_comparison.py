@@ -117,6 +117,15 @@ def test_calibration_error():
     assert comparison.calibration_error(sure, (labels + 1) % 4) == 1
 
 
+def test_a_softmax_may_be_some_hundredths_off():
+    data = digits()
+    outputs = np.full((3, 10), 0.1)
+    np.testing.assert_array_equal(comparison._probabilities(outputs * 1.04, 3, data), np.float32(outputs * 1.04))
+    for wrong in (outputs * 1.2, outputs - 1.5 * np.eye(3, 10), outputs[:, 1:], outputs * np.nan):
+        with pytest.raises(ValueError, match="end it with a softmax"):
+            comparison._probabilities(wrong, 3, data)
+
+
 # They are no layers to put behind another, or not with a rate alone.
 NO_PLACE = {
     keras_dropouts.Cutout: "needs values for length",
