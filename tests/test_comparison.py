@@ -472,6 +472,17 @@ def test_ctrl_c_after_the_last_run_loses_nothing(tmp_path, monkeypatch, capsys):
     assert not json.loads((tmp_path / "out" / "compare.json").read_text())["interrupted"]
 
 
+def test_a_second_ctrl_c_waits_while_the_first_is_on_its_way():
+    reached = False
+    with comparison._Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.let_through():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+    assert reached
+
+
 def test_ctrl_c_before_the_first_run_is_finished(tmp_path, monkeypatch, capsys):
     press_ctrl_c(monkeypatch, keras.Model, "predict")
     with pytest.raises(SystemExit) as exit:
