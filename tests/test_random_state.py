@@ -45,7 +45,7 @@ class All(keras.Model):
 def test_layers_made_in_another_layers_build(style):
     model = All()
     if style == "functional":
-        inputs = {str(row): keras.Input(row.shape[1:]) for row in ROWS}
+        inputs = {str(row): keras.Input(row.shape[1:], name=str(row)) for row in ROWS}
         model = keras.Model(inputs, model.call(inputs))
     model.compile("sgd", "mse")
     data = {str(row): np.ones((4, *row.shape[1:]), "float32") for row in ROWS}

@@ -134,7 +134,8 @@ elif BACKEND == "jax":
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 else:
-
+    # Of the inner region, which the outer one runs without gradients first.
+    @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
     @pytest.mark.parametrize("use_reentrant", [False, True])
     def test_checkpoint(use_reentrant):
         def wrap(function):
@@ -142,6 +143,19 @@ else:
 
         layer = kd.GaussianDropout(0.3, seed=5)
         assert_as_plain([wrap(thrice(layer, wrap))] * 2, layer)
+
+    def test_checkpoint_in_a_compiled_graph():
+        layer, x = kd.Dropout(0.5, seed=5), torch.ones(4, 64, requires_grad=True)
+        layer.build(x.shape)
+        function = torch.compile(
+            lambda x: checkpoint(lambda x: torch.sin(layer(x, training=True)), x, use_reentrant=False),
+            backend="aot_eager",
+        )
+        for call in (1, 2):
+            y = function(x)
+            (gradient,) = torch.autograd.grad(y.sum(), x)
+            assert ((gradient != 0) == (y != 0)).all()
+            assert layer._random_state.read()[1] == call
 
     def test_a_graph_may_be_run_backward_twice():
         layer, x = kd.Dropout(0.5, seed=5), torch.ones(4, 64, requires_grad=True)
