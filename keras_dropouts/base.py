@@ -249,10 +249,11 @@ def checked_seed(seed):
     return int(seed)
 
 
-def checked_data_format(data_format):
-    """Returns `data_format`, or Keras's own where it is `None`."""
+def checked_data_format(data_format, dimensions=None):
+    """Returns `data_format`, or the default where it is `None`: Keras's own, but for sequences, of one dimension."""
     if data_format is None:
-        return keras.config.image_data_format()
+        sequences = dimensions is not None and dimensions <= 1
+        return "channels_last" if sequences else keras.config.image_data_format()
     if data_format not in ("channels_first", "channels_last"):
         raise ValueError(
             f"`data_format` must be 'channels_first', 'channels_last' or None. Received: data_format={data_format!r}"

@@ -62,6 +62,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         rate: Rate,
         noise_shape: Sequence[int | None] | None = None,
         seed: int | None = None,
+        *,
         scaling: Literal["training", "inference"] = "training",
         **kwargs: Any,
     ):

@@ -166,7 +166,7 @@ class MaxPoolingDropout1D(MaxPoolingDropout):
         padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
             strides of 1 the output is as large as the input.
         data_format: `"channels_last"` for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`. `None`:
+            `"channels_first"` for `(batch, channels, timesteps)`. `None`, as for Keras's `MaxPooling1D`:
             `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
