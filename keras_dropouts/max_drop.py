@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_data_format
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_choice, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -66,9 +66,7 @@ class MaxDrop(RandomLayer):
         **kwargs: Any,
     ):
         super().__init__(rate, seed=seed, **kwargs)
-        if across not in ("feature_map", "channels"):
-            raise ValueError(f"`across` must be 'feature_map' or 'channels'. Received: across={across!r}")
-        self.across = across
+        self.across = checked_choice("across", across, "feature_map", "channels")
         self.data_format = None if data_format is None else checked_data_format(data_format)
         self.input_spec = keras.InputSpec(min_ndim=3)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from backend import BACKEND, train
 from catalog import ROWS
+from keras.optimizers import schedules
 from keras.optimizers.schedules import PiecewiseConstantDecay, PolynomialDecay
 
 from keras_dropouts import Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
@@ -75,6 +76,51 @@ def test_the_current_rate_is_that_of_the_next_call(row):
     assert layer.current_rate() == getattr(layer, row.parameter) == 0.3
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda zero: PolynomialDecay(zero, 4, end_learning_rate=0.5),
+        lambda zero: schedules.CosineDecay(zero, 4, warmup_target=0.5, warmup_steps=2),
+        lambda zero: PiecewiseConstantDecay([1, 2], [zero, 0.25, zero + 1]),
+        lambda zero: schedules.CosineDecay(zero + 1, 4),
+        lambda zero: schedules.CosineDecayRestarts(zero + 1, 4),
+        lambda zero: schedules.ExponentialDecay(zero + 1, 4, 0.5),
+        lambda zero: schedules.InverseTimeDecay(zero + 1, 4, 0.5),
+    ],
+    ids=["polynomial", "warmup", "piecewise", "cosine", "restarts", "exponential", "inverse"],
+)
+def test_a_schedule_of_integers_is_one_of_floats(make):
+    for zero in (0, np.int64(0)):
+        given = make(zero)
+        config = given.get_config()
+        layer, right = Dropout(given), Dropout(make(0.0))
+        # As a file has it that was written from integers.
+        read = Dropout.from_config({"rate": keras.saving.serialize_keras_object(make(0))})
+        rates = []
+        for _ in range(5):
+            rates.append(right.current_rate())
+            assert layer.current_rate() == read.current_rate() == rates[-1]
+            for each in (layer, read, right):
+                train(each, np.ones((2, 3), "float32"))
+        assert given.get_config() == config
+        assert any(0 < rate < 1 for rate in rates)
+
+
+class Whole(schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return keras.ops.cast(step, "int32") * 0
+
+    def get_config(self):
+        return {}
+
+
+def test_a_schedule_that_gives_integers_is_refused():
+    with pytest.raises(
+        ValueError, match=r"(?s)schedule for `rate` must give numbers of a float.*Received: rate=.*Whole"
+    ):
+        Dropout(Whole())
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone: there the state of the layers is with `fit`")
 def test_a_rate_out_of_reach_is_an_error():
     layer = Dropout(PolynomialDecay(0.5, 4), name="it")
@@ -120,6 +166,15 @@ def test_the_logs_have_the_rates_of_nested_models(tmp_path):
     for name, rates in expected.items():
         np.testing.assert_allclose(fitted.history[name], rates, rtol=1e-6)
         np.testing.assert_allclose([float(row[name]) for row in rows], rates, rtol=1e-6)
+
+
+def test_a_logger_without_a_model_or_logs_is_an_error():
+    with pytest.raises(ValueError, match=r"RateLogger must be among the `callbacks` of `fit`.*Received: model=None"):
+        RateLogger().on_epoch_end(0, {})
+    logger = RateLogger()
+    logger.set_model(keras.Sequential([Dropout(0.5)]))
+    with pytest.raises(ValueError, match="logs=None"):
+        logger.on_epoch_end(0)
 
 
 def test_layers_of_one_name_are_told_apart():
