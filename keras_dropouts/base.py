@@ -118,7 +118,8 @@ class RandomLayer(SeededLayer):
 
     Args:
         rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
-            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped.
+            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped; NaN counts as
+            0, and is an error in `current_rate`.
         seed: `None`, or an integer in `[0, 2**32)`.
         **kwargs: As for `keras.layers.Layer`.
 
@@ -157,10 +158,21 @@ class RandomLayer(SeededLayer):
         self._rate, self._scheduled, self._set_late = rate, False, True
 
     def current_rate(self) -> float:
-        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
+        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`.
+
+        Raises:
+            ValueError: Where that number is NaN. Compiled code cannot raise, and takes 0 for it.
+        """
         if not self._scheduled:
             return self._rate
-        return float(ops.convert_to_numpy(self._rate_at(self._fetched_state().state.value)))
+        state = self._fetched_state().state.value
+        calls = random.calls_of(state)
+        if math.isnan(self._rate(calls)):
+            raise ValueError(
+                f"A schedule for `{self.parameter}` must give numbers; for NaN nothing is dropped. "
+                f"Received: {self.parameter}={self._rate!r}, which gives NaN at step {int(calls)}"
+            )
+        return float(ops.convert_to_numpy(self._rate_at(state)))
 
     def _checked_rate(self, rate):
         if isinstance(rate, LearningRateSchedule):
@@ -215,7 +227,8 @@ class RandomLayer(SeededLayer):
     def _rate_at(self, state):
         rate = random.rate_of(state)
         if self._scheduled:
-            scheduled = ops.cast(self._rate(random.calls_of(state)), "float32")
+            # NaN becomes 0; some layers would drop all by it and some nothing, as the compiler has it.
+            scheduled = ops.nan_to_num(ops.cast(self._rate(random.calls_of(state)), "float32"))
             # A number set later has taken the place of the NaN that stands for the schedule.
             rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
         return rate

@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, train
+from backend import BACKEND, compiled_calls, train
 from catalog import ROWS
 from keras.optimizers import schedules
 from keras.optimizers.schedules import PiecewiseConstantDecay, PolynomialDecay
@@ -104,6 +104,42 @@ def test_a_schedule_of_integers_is_one_of_floats(make):
                 train(each, np.ones((2, 3), "float32"))
         assert given.get_config() == config
         assert any(0 < rate < 1 for rate in rates)
+
+
+@keras.saving.register_keras_serializable(package="test_schedules")
+class Step(schedules.LearningRateSchedule):
+    """A quarter in the first call, and then another value."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __call__(self, step):
+        return keras.ops.where(step < 1, 0.25, self.then)
+
+    def get_config(self):
+        return {"then": self.then}
+
+
+@with_rate
+def test_nan_from_a_schedule_drops_nothing(row):
+    x = np.random.default_rng(0).standard_normal(row.shape).astype("float32")
+    broken, zero = row.make(Step(math.nan)), row.make(Step(0.0))
+    for layer in (broken, zero):
+        assert layer.current_rate() == 0.25
+        train(layer, x)
+    np.testing.assert_array_equal(train(broken, x), train(zero, x))
+    with pytest.raises(ValueError, match=rf"(?s)`{row.parameter}` must give numbers.*NaN at step 2"):
+        broken.current_rate()
+    if row.layer is Dropout:
+        np.testing.assert_array_equal(compiled_calls(row.make(Step(math.nan)), [x, x])[1], x)
+
+
+def test_the_logger_tells_of_nan():
+    model = keras.Sequential([keras.Input((3,)), Dropout(Step(math.nan)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="NaN at step 1"):
+        model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0, callbacks=[RateLogger()])
+    assert np.isfinite(model.get_weights()[0]).all()
 
 
 class Whole(schedules.LearningRateSchedule):
