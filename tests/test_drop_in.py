@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from backend import multiplier
+from backend import multiplier, to_numpy
 from catalog import ROWS
 
 import keras_dropouts as kd
@@ -112,3 +112,73 @@ def test_pooling_is_where_keras_pools(image_data_format):
     x = np.random.default_rng(0).standard_normal((3, 8, 6)).astype("float32")
     ours, theirs = kd.MaxPoolingDropout1D(0, 2), keras.layers.MaxPooling1D(2)
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(x)) for layer in (ours, theirs)))
+
+
+# In models and files
+
+
+def model_with(layer, row):
+    layers = [keras.Input(row.shape[1:]), layer, keras.layers.Flatten(), keras.layers.Dense(2)]
+    return keras.Sequential(layers)
+
+
+@namesakes
+def test_a_clone_has_ours_in_place_of_stocks(row):
+    theirs = model_with(stock(row)(0.3, seed=1, name="it"), row)
+
+    def ours_for(layer):
+        return (row.layer if isinstance(layer, stock(row)) else type(layer)).from_config(layer.get_config())
+
+    ours = keras.models.clone_model(theirs, clone_function=ours_for)
+    ours.set_weights(theirs.get_weights())
+    x = np.random.default_rng(0).standard_normal(row.shape).astype("float32")
+    np.testing.assert_array_equal(to_numpy(ours(x)), to_numpy(theirs(x)))
+    # And a clone of ours is of ours, with masks of its own count.
+    twin = keras.models.clone_model(ours)
+    assert type(twin.get_layer("it")) is row.layer
+    ours.get_layer("it")(x, training=True)
+    assert twin.get_layer("it").get_config() == ours.get_layer("it").get_config()
+    assert twin.get_layer("it")._random_state.read()[1] == 0
+
+
+@namesakes
+def test_stock_reads_our_weights(row, tmp_path):
+    ours, theirs = (model_with(layer(0.3), row) for layer in (row.layer, stock(row)))
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    with pytest.raises(ValueError, match="expected 0 variables"):
+        theirs.load_weights(tmp_path / "ours.weights.h5")
+    with pytest.warns(UserWarning, match="1 objects could not be loaded"):
+        theirs.load_weights(tmp_path / "ours.weights.h5", skip_mismatch=True)
+    for one, other in zip(theirs.get_weights(), ours.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    theirs.set_weights(ours.get_weights())
+
+
+# What differs on purpose
+
+
+@namesakes
+def test_a_layer_of_rate_0_has_a_random_state_too(row):
+    assert not hasattr(stock(row)(0), "seed_generator")
+    layer = row.make(0)
+    layer.rate = 0.5
+    assert np.ptp(multiplier(layer, row.shape)) > 0
+
+
+@namesakes
+def test_what_stock_refuses_is_refused_in_other_words(row):
+    bad = [{"rate": -0.5}, {"rate": 1.5}]
+    if row.layer is kd.Dropout:
+        bad += [{"noise_shape": shape} for shape in ("Invalid", 3, (20, 1.5, 10), (20, -1, 10), (20, 0, 10))]
+    for arguments in bad:
+        (name,) = arguments
+        for layer, words in ((row.layer, f"^`{name}` must be"), (stock(row), f"^Invalid value.*`{name}`")):
+            with pytest.raises(ValueError, match=words):
+                layer(**{"rate": 0.5, **arguments})
+
+
+@namesakes
+def test_a_variable_is_no_rate(row):
+    # What is assigned to it later would go unseen.
+    with pytest.raises(ValueError, match=r"`rate` must be a number.*Received: rate=<Variable"):
+        row.layer(keras.Variable(0.5))
