@@ -177,13 +177,14 @@ class RandomLayer(SeededLayer):
     def _checked_rate(self, rate):
         if isinstance(rate, LearningRateSchedule):
             rate = _in_floats(rate)
-            first = rate(0)
+            with random.at_once():
+                first = rate(0)
+                value = as_number(first)
             if hasattr(first, "dtype") and keras.backend.is_int_dtype(keras.backend.standardize_dtype(first.dtype)):
                 raise ValueError(
                     f"A schedule for `{self.parameter}` must give numbers of a floating-point type: 0.0, not 0. "
                     f"Received: {self.parameter}={rate!r}, which gives {first!r}"
                 )
-            value = as_number(first)
         else:
             value = rate = as_number(rate)
         allowed = f"a number in [0, {self.max_rate:g}" + ("]" if self.max_rate == 1 else ")")

@@ -728,6 +728,13 @@ def apply_noise(inputs, noise):
     return scale(noise, inputs)
 
 
+def at_once():
+    """Within, operations on known numbers give numbers, also while the function around is being compiled."""
+    if BACKEND == "tensorflow":
+        return tf.init_scope()
+    return jax.ensure_compile_time_eval() if BACKEND == "jax" else contextlib.nullcontext()
+
+
 def is_dense(x):
     """Whether `x` is a tensor of the backend that has an element at each place: no nest, neither sparse nor ragged."""
     if BACKEND == "tensorflow":

@@ -11,7 +11,7 @@ from catalog import ROWS
 from keras.optimizers import schedules
 from keras.optimizers.schedules import PiecewiseConstantDecay, PolynomialDecay
 
-from keras_dropouts import Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
+from keras_dropouts import CurriculumDropout, Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
 
 with_rate = pytest.mark.parametrize("row", [row for row in ROWS if hasattr(row.layer, "current_rate")], ids=str)
 
@@ -148,6 +148,46 @@ class Whole(schedules.LearningRateSchedule):
 
     def get_config(self):
         return {}
+
+
+class MadeInBuild(keras.layers.Layer):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def build(self, input_shape):
+        self.parts = [Dropout(schedule) for schedule in self.make()]
+        super().build(input_shape)
+
+    def call(self, x, training=False):
+        for part in self.parts:
+            x = part(x, training=training)
+        return x
+
+
+class Wrapping(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, keras.layers.Dense(3)
+
+    def call(self, x, training=False):
+        return self.head(self.layer(x, training=training))
+
+
+def test_a_layer_with_a_schedule_is_made_anywhere():
+    layer = MadeInBuild(
+        lambda: (
+            PolynomialDecay(0, 4, end_learning_rate=0.5),
+            schedules.CosineDecay(0.0, 4, warmup_target=0.5, warmup_steps=2),
+            CurriculumDropout(0.5, 0.1),
+        )
+    )
+    # Not in `Sequential`, which would build it before `fit`.
+    model = Wrapping(layer)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 3)), batch_size=2, verbose=0)
+    rates = [part.current_rate() for part in layer.parts]
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.5 * (1 - math.exp(-0.2))], rtol=1e-6)
 
 
 def test_a_schedule_that_gives_integers_is_refused():
