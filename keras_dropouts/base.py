@@ -281,9 +281,9 @@ def checked_seed(seed):
 
 
 def _in_floats(schedule):
-    """Returns a schedule of Keras's that was given integers with floats: it computes in the type of its first number.
+    """Returns the schedule, with floats where one of Keras's was given integers, to which it would round all values.
 
-    Integers would round the rates to 0 and 1.
+    Those compute in the type of their first number.
     """
     floats = {}
     if isinstance(as_number(getattr(schedule, "initial_learning_rate", None)), numbers.Integral):
