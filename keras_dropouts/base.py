@@ -1,5 +1,6 @@
 """What every layer shares: the training switch, the rate, the random state, the config."""
 
+import copy
 import math
 import numbers
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.optimizers.schedules import LearningRateSchedule
+from keras.optimizers.schedules import LearningRateSchedule, PiecewiseConstantDecay
 
 from keras_dropouts import random
 
@@ -96,7 +97,7 @@ class SeededLayer(keras.layers.Layer):
         super().load_own_variables({name: store[name] for name in names - {STATE, RATE}})
         # Absent from the files of Keras's own layers of the same name.
         if STATE in names:
-            seed, calls = np.asarray(store[STATE])
+            seed, calls = checked_state(store[STATE])
             # A seed that was given is kept: one file may serve several models.
             self._random_state.write(seed=seed if self._seed is None else None, calls=calls)
 
@@ -117,7 +118,8 @@ class RandomLayer(SeededLayer):
 
     Args:
         rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
-            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped.
+            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped; NaN counts as
+            0, and is an error in `current_rate`.
         seed: `None`, or an integer in `[0, 2**32)`.
         **kwargs: As for `keras.layers.Layer`.
 
@@ -156,15 +158,35 @@ class RandomLayer(SeededLayer):
         self._rate, self._scheduled, self._set_late = rate, False, True
 
     def current_rate(self) -> float:
-        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`."""
+        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`.
+
+        Raises:
+            ValueError: Where that number is NaN. Compiled code cannot raise, and takes 0 for it.
+        """
         if not self._scheduled:
             return self._rate
-        return float(ops.convert_to_numpy(self._rate_at(self._fetched_state().state.value)))
+        state = self._fetched_state().state.value
+        calls = random.calls_of(state)
+        if math.isnan(self._rate(calls)):
+            raise ValueError(
+                f"A schedule for `{self.parameter}` must give numbers; for NaN nothing is dropped. "
+                f"Received: {self.parameter}={self._rate!r}, which gives NaN at step {int(calls)}"
+            )
+        return float(ops.convert_to_numpy(self._rate_at(state)))
 
     def _checked_rate(self, rate):
-        value = rate
         if isinstance(rate, LearningRateSchedule):
-            value = float(ops.convert_to_numpy(rate(0)))
+            rate = _in_floats(rate)
+            with random.at_once():
+                first = rate(0)
+                value = as_number(first)
+            if hasattr(first, "dtype") and keras.backend.is_int_dtype(keras.backend.standardize_dtype(first.dtype)):
+                raise ValueError(
+                    f"A schedule for `{self.parameter}` must give numbers of a floating-point type: 0.0, not 0. "
+                    f"Received: {self.parameter}={rate!r}, which gives {first!r}"
+                )
+        else:
+            value = rate = as_number(rate)
         allowed = f"a number in [0, {self.max_rate:g}" + ("]" if self.max_rate == 1 else ")")
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not real or not 0 <= value <= self.max_rate:
@@ -175,14 +197,22 @@ class RandomLayer(SeededLayer):
         return rate if value is not rate else float(rate)
 
     def call(self, inputs, training=False):
-        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-            raise ValueError(
-                f"`inputs` of {self.__class__.__name__} must be of a floating-point type. "
-                f"Received: inputs of dtype {inputs.dtype}"
-            )
         if not self._trains(training):
             return self._infer(inputs)
-        return self._train(inputs, *self._next_draw())
+        return self._train(self._checked_inputs(inputs), *self._next_draw())
+
+    def _checked_inputs(self, inputs):
+        """Returns `inputs`. Not for layers that return them as they are: what is no tensor passes through those."""
+        if not random.is_dense(inputs):
+            received = type(inputs).__name__
+        elif not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+            received = f"dtype {inputs.dtype}"
+        else:
+            return inputs
+        raise ValueError(
+            f"`inputs` of {self.__class__.__name__} must be one tensor of a floating-point type, neither sparse nor "
+            f"ragged. Received: inputs of {received}"
+        )
 
     def _train(self, inputs, key, rate):
         return random.recomputed(self._multiply, inputs, key, rate)
@@ -198,7 +228,8 @@ class RandomLayer(SeededLayer):
     def _rate_at(self, state):
         rate = random.rate_of(state)
         if self._scheduled:
-            scheduled = ops.cast(self._rate(random.calls_of(state)), "float32")
+            # NaN becomes 0; some layers would drop all by it and some nothing, as the compiler has it.
+            scheduled = ops.nan_to_num(ops.cast(self._rate(random.calls_of(state)), "float32"))
             # A number set later has taken the place of the NaN that stands for the schedule.
             rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
         return rate
@@ -230,7 +261,7 @@ class RandomLayer(SeededLayer):
 
     @classmethod
     def from_config(cls, config):
-        if isinstance(config[cls.parameter], dict):
+        if isinstance(config.get(cls.parameter), dict):
             config = {**config, cls.parameter: keras.saving.deserialize_keras_object(config[cls.parameter])}
         return super().from_config(config)
 
@@ -249,11 +280,66 @@ def checked_seed(seed):
     return int(seed)
 
 
-def checked_data_format(data_format):
-    """Returns `data_format`, or Keras's own where it is `None`."""
+def _in_floats(schedule):
+    """Returns the schedule, with floats where one of Keras's was given integers, to which it would round all values.
+
+    Those compute in the type of their first number.
+    """
+    floats = {}
+    if isinstance(as_number(getattr(schedule, "initial_learning_rate", None)), numbers.Integral):
+        floats["initial_learning_rate"] = float(schedule.initial_learning_rate)
+    elif isinstance(schedule, PiecewiseConstantDecay):
+        values = [as_number(value) for value in schedule.values]
+        if any(isinstance(value, numbers.Integral) for value in values):
+            floats["values"] = [float(value) for value in values]
+    if floats:
+        # The optimizer may have the same one.
+        schedule = copy.copy(schedule)
+        vars(schedule).update(floats)
+    return schedule
+
+
+def as_number(value):
+    """Returns an array or tensor without axes as a Python number, and anything else as it is."""
+    # Not a variable: what is assigned to it later would go unseen.
+    if getattr(value, "shape", None) == () and not hasattr(value, "assign"):
+        try:
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            if keras.backend.is_int_dtype(dtype):
+                return int(value)
+            if keras.backend.is_float_dtype(dtype):
+                return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            # A symbol, in a function that is being compiled.
+            pass
+    return value
+
+
+def checked_choice(name, value, *choices):
+    """Returns `value`, one of the strings `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, choices))}. Received: {name}={value!r}")
+    return value
+
+
+def checked_state(words):
+    """Returns the seed and the number of calls that a file has, as Python integers."""
+    words = np.asarray(words)
+    numeric = words.shape == (2,) and words.dtype.kind in "iuf"
+    if not numeric or not all(0 <= word < 2**32 and word == int(word) for word in words.tolist()):
+        raise ValueError(
+            f"The random state in a file must be two integers in [0, 2**32): the seed and the number of calls. "
+            f"Received: {STATE}={words!r}"
+        )
+    return tuple(int(word) for word in words)
+
+
+def checked_data_format(data_format, dimensions=None):
+    """Returns `data_format`, or the default where it is `None`: Keras's own, but for sequences, of one dimension."""
     if data_format is None:
-        return keras.config.image_data_format()
-    if data_format not in ("channels_first", "channels_last"):
+        sequences = dimensions is not None and dimensions <= 1
+        return "channels_last" if sequences else keras.config.image_data_format()
+    if not isinstance(data_format, str) or data_format not in ("channels_first", "channels_last"):
         raise ValueError(
             f"`data_format` must be 'channels_first', 'channels_last' or None. Received: data_format={data_format!r}"
         )
@@ -262,6 +348,7 @@ def checked_data_format(data_format):
 
 def checked_fraction(name, value):
     """Returns `value` as a Python float."""
+    value = as_number(value)
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}")
     return float(value)

@@ -12,8 +12,10 @@ class Cutout(RandomLayer):
     """Sets a square of each image to zero while training, in all channels.
 
     Its centre may be any pixel, so that it hangs over the edge now and then and cuts less: 19 % of an image of 32 x 32
-    on average for a side of 16. Nothing is scaled, and inference is the identity. For images as they enter a network,
-    after their normalization, so that 0 is their mean.
+    on average for a side of 16. Nothing is scaled, and inference is the identity.
+
+    It is a layer of the model, for images as they enter the network: floats, after their normalization, so that 0 is
+    their mean. For integers, and in a `tf.data` pipeline for JAX or PyTorch, take `keras.layers.RandomErasing`.
 
     Args:
         length: The side of the square in pixels, a positive integer. The paper's is 16 for CIFAR-10, 8 for CIFAR-100

@@ -30,7 +30,7 @@ class DropBlock(RandomLayer):
         self.block_size = checked_sizes("block_size", block_size, self.dimensions)
         self.per_channel = _checked_flag("per_channel", per_channel)
         self.exact_rate = _checked_flag("exact_rate", exact_rate)
-        self.data_format = checked_data_format(data_format)
+        self.data_format = checked_data_format(data_format, self.dimensions)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
     def _keep_mask(self, inputs, key, rate):
@@ -190,9 +190,8 @@ class DropBlock1D(DropBlock):
             did not overlap. They do, so that it drops less: 0.095 for 0.1 and 0.40 for 0.5, where a map has 28
             positions and a block 7. `True`: blocks
             start with the probability that makes the expected share that is dropped `rate`.
-        data_format: `"channels_last"` for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`. `None`:
-            `keras.config.image_data_format()`.
+        data_format: `"channels_last"`, which `None` is too, for inputs of shape `(batch, timesteps, channels)`,
+            `"channels_first"` for `(batch, channels, timesteps)`: after a `Conv1D` that has them first, say so.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
@@ -220,7 +219,7 @@ class DropBlock1D(DropBlock):
 
     >>> import numpy as np
     >>> from keras_dropouts import DropBlock1D
-    >>> layer = DropBlock1D(0.3, block_size=3, data_format="channels_last", seed=4)
+    >>> layer = DropBlock1D(0.3, block_size=3, seed=4)
     >>> y = np.array(layer(np.ones((1, 14, 1), "float32"), training=True))
     >>> print((y[0, :, 0] > 0).astype(int))
     [1 1 1 1 0 0 0 0 0 1 1 1 1 1]

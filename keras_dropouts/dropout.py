@@ -1,11 +1,12 @@
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import RandomLayer, Rate
+from keras_dropouts.base import RandomLayer, Rate, checked_choice
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -62,14 +63,13 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         rate: Rate,
         noise_shape: Sequence[int | None] | None = None,
         seed: int | None = None,
+        *,
         scaling: Literal["training", "inference"] = "training",
         **kwargs: Any,
     ):
         super().__init__(rate, seed=seed, **kwargs)
         self.noise_shape = _checked_noise_shape(noise_shape)
-        if scaling not in ("training", "inference"):
-            raise ValueError(f"`scaling` must be 'training' or 'inference'. Received: scaling={scaling!r}")
-        self.scaling = scaling
+        self.scaling = checked_choice("scaling", scaling, "training", "inference")
 
     def _get_noise_shape(self, inputs):
         """Returns the mask's shape for `inputs`: a size, 1 or `None` (the input's size) for each axis."""
@@ -81,7 +81,9 @@ class Dropout(RandomLayer, keras.layers.Dropout):
     def _infer(self, inputs):
         if self.scaling == "training":
             return inputs
-        return random.scale(random.keep_probability(self._rate_at(self._random_state.state.value)), inputs)
+        return random.scale(
+            random.keep_probability(self._rate_at(self._random_state.state.value)), self._checked_inputs(inputs)
+        )
 
     def get_config(self):
         return {**super().get_config(), "noise_shape": self.noise_shape, "scaling": self.scaling}
@@ -91,11 +93,13 @@ def _checked_noise_shape(noise_shape):
     if noise_shape is None:
         return None
     try:
-        entries = tuple(n if n is None else int(n) for n in noise_shape if not isinstance(n, (bool, str, float)))
-        if len(entries) == len(noise_shape) and all(n is None or n > 0 for n in entries):
-            return entries
-    except (TypeError, ValueError):
-        pass
+        # What is in these has no order, or is a character.
+        unfit = isinstance(noise_shape, (str, bytes, bytearray, Mapping, Set))
+        entries = (0,) if unfit else tuple(noise_shape)
+    except TypeError:
+        entries = (0,)
+    if all(n is None or (isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0) for n in entries):
+        return tuple(n if n is None else int(n) for n in entries)
     raise ValueError(
         f"`noise_shape` must be None, or a sequence with a positive integer or None for each axis. "
         f"Received: noise_shape={noise_shape!r}"

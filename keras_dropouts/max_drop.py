@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_data_format
+from keras_dropouts.base import DataFormat, RandomLayer, Rate, checked_choice, checked_data_format
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -21,7 +21,7 @@ class MaxDrop(RandomLayer):
         across: Among which elements the largest is looked for. `"feature_map"` (the default): among all positions of
             a channel. `"channels"`: among all channels of a position.
         data_format: `"channels_last"` for inputs of shape `(batch, ..., channels)`, `"channels_first"` for
-            `(batch, channels, ...)`. `None`: `keras.config.image_data_format()`.
+            `(batch, channels, ...)`. `None`: `keras.config.image_data_format()`, but the last for sequences, of rank 3.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
@@ -51,9 +51,9 @@ class MaxDrop(RandomLayer):
     >>> import numpy as np
     >>> from keras_dropouts import MaxDrop
     >>> x = np.array([[[1, 9], [5, 2], [3, 4]]], "float32")  # three positions, two channels
-    >>> np.array(MaxDrop(1.0, data_format="channels_last")(x, training=True)).tolist()
+    >>> np.array(MaxDrop(1.0)(x, training=True)).tolist()
     [[[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]]
-    >>> np.array(MaxDrop(1.0, "channels", data_format="channels_last")(x, training=True)).tolist()
+    >>> np.array(MaxDrop(1.0, "channels")(x, training=True)).tolist()
     [[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]]
     """
 
@@ -66,11 +66,14 @@ class MaxDrop(RandomLayer):
         **kwargs: Any,
     ):
         super().__init__(rate, seed=seed, **kwargs)
-        if across not in ("feature_map", "channels"):
-            raise ValueError(f"`across` must be 'feature_map' or 'channels'. Received: across={across!r}")
-        self.across = across
-        self.data_format = checked_data_format(data_format)
+        self.across = checked_choice("across", across, "feature_map", "channels")
+        self.data_format = None if data_format is None else checked_data_format(data_format)
         self.input_spec = keras.InputSpec(min_ndim=3)
+
+    def build(self, input_shape):
+        # Only now is it known whether the inputs are sequences.
+        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
+        super().build(input_shape)
 
     def _train(self, inputs, key, rate):
         return random.replayed(self._drop, inputs, key, rate)

@@ -6,7 +6,15 @@ import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import DataFormat, RandomLayer, Rate, Sizes, checked_data_format, checked_sizes
+from keras_dropouts.base import (
+    DataFormat,
+    RandomLayer,
+    Rate,
+    Sizes,
+    checked_choice,
+    checked_data_format,
+    checked_sizes,
+)
 
 # Sorted pair by pair up to this size: XLA makes one loop of that, but takes minutes to compile it for large windows.
 PAIRWISE = 32
@@ -30,9 +38,7 @@ class MaxPoolingDropout(RandomLayer):
         super().__init__(rate, seed=seed, **kwargs)
         self.pool_size = checked_sizes("pool_size", pool_size, self.dimensions)
         self.strides = checked_sizes("strides", pool_size if strides is None else strides, self.dimensions)
-        if padding not in ("valid", "same"):
-            raise ValueError(f"`padding` must be 'valid' or 'same'. Received: padding={padding!r}")
-        self.padding = padding
+        self.padding = checked_choice("padding", padding, "valid", "same")
         self.data_format = checked_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
         # A mask of timesteps does not fit the windows.
@@ -56,6 +62,7 @@ class MaxPoolingDropout(RandomLayer):
         return ops.max_pool(inputs, self.pool_size, self.strides, self.padding, self.data_format)
 
     def _infer(self, inputs):
+        inputs = self._checked_inputs(inputs)
         keep = random.keep_probability(self._rate_at(self._random_state.state.value))
         first = 2 if self.data_format == "channels_first" else 1
         space = range(first, first + self.dimensions)
@@ -166,7 +173,7 @@ class MaxPoolingDropout1D(MaxPoolingDropout):
         padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
             strides of 1 the output is as large as the input.
         data_format: `"channels_last"` for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`. `None`:
+            `"channels_first"` for `(batch, channels, timesteps)`. `None`, as for Keras's `MaxPooling1D`:
             `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.

@@ -728,6 +728,22 @@ def apply_noise(inputs, noise):
     return scale(noise, inputs)
 
 
+def at_once():
+    """Within, operations on known numbers give numbers, also while the function around is being compiled."""
+    if BACKEND == "tensorflow":
+        return tf.init_scope()
+    return jax.ensure_compile_time_eval() if BACKEND == "jax" else contextlib.nullcontext()
+
+
+def is_dense(x):
+    """Whether `x` is a tensor of the backend that has an element at each place: no nest, neither sparse nor ragged."""
+    if BACKEND == "tensorflow":
+        return isinstance(x, (tf.Tensor, tf.Variable))
+    if BACKEND == "jax":
+        return isinstance(x, jax.Array)
+    return isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_nested
+
+
 def work_dtype(inputs):
     """The type to compute in: the input's own, or float32 where that is narrower."""
     dtype = keras.backend.standardize_dtype(inputs.dtype)

@@ -29,6 +29,11 @@ class RateLogger(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.model is None or logs is None:
+            raise ValueError(
+                f"RateLogger must be among the `callbacks` of `fit`, or be called after `set_model`, with logs to put "
+                f"the rates into. Received: model={self.model!r}, logs={logs!r}"
+            )
         for path, layer in _layers_with_rate(self.model):
             logs[f"{layer.parameter}/{path}"] = layer.current_rate()
 

@@ -11,9 +11,17 @@ class SpatialDropout(Dropout):
 
     dimensions: int
 
-    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
-        super().__init__(rate, None, seed, **kwargs)
-        self.data_format = checked_data_format(data_format)
+    def __init__(
+        self,
+        rate: Rate,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(rate, None, seed, name=name, dtype=dtype, **kwargs)
+        self.data_format = checked_data_format(data_format, self.dimensions)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
     def _get_noise_shape(self, inputs):
@@ -36,11 +44,11 @@ class SpatialDropout1D(SpatialDropout):
     Args:
         rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
             `keras_dropouts.Dropout`.
-        data_format: `"channels_last"` for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`. `None`:
-            `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `name`, `dtype`, `trainable` as for any Keras layer.
+        name, dtype: As for `keras.layers.Layer`.
+        data_format: `"channels_last"`, which `None` is too, for inputs of shape `(batch, timesteps, channels)`,
+            `"channels_first"` for `(batch, channels, timesteps)`.
+        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
 
     Call arguments:
         inputs: A tensor of rank 3, of a floating-point type.
@@ -63,13 +71,25 @@ class SpatialDropout1D(SpatialDropout):
 
     >>> import numpy as np
     >>> from keras_dropouts import SpatialDropout1D
-    >>> layer = SpatialDropout1D(0.5, data_format="channels_last", seed=3)
+    >>> layer = SpatialDropout1D(0.5, seed=3)
     >>> y = np.array(layer(np.ones((1, 5, 4), "float32"), training=True))
     >>> np.ptp(y, axis=1).tolist()  # all positions of a channel are equal
     [[0.0, 0.0, 0.0, 0.0]]
     """
 
     dimensions = 1
+
+    def __init__(
+        self,
+        rate: Rate,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        *,
+        data_format: DataFormat = None,
+        **kwargs: Any,
+    ):
+        super().__init__(rate, data_format, seed, name, dtype, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -86,7 +106,8 @@ class SpatialDropout2D(SpatialDropout):
             `"channels_first"` for `(batch, channels, height, width)`. `None`:
             `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `name`, `dtype`, `trainable` as for any Keras layer.
+        name, dtype: As for `keras.layers.Layer`.
+        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
 
     Call arguments:
         inputs: A tensor of rank 4, of a floating-point type.
@@ -132,7 +153,8 @@ class SpatialDropout3D(SpatialDropout):
             `"channels_first"` for `(batch, channels, depth, height, width)`. `None`:
             `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `name`, `dtype`, `trainable` as for any Keras layer.
+        name, dtype: As for `keras.layers.Layer`.
+        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
 
     Call arguments:
         inputs: A tensor of rank 5, of a floating-point type.

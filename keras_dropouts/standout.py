@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.base import SeededLayer
+from keras_dropouts.base import SeededLayer, as_number, checked_choice
 from keras_dropouts.kernel_wrapper import KernelWrapper
 
 
@@ -72,9 +72,7 @@ class Standout(KernelWrapper, SeededLayer):
         super().__init__(layer, seed=seed, **kwargs)
         self.alpha = _checked_number("alpha", alpha)
         self.beta = _checked_number("beta", beta)
-        if beta_mode not in ("shift", "weights"):
-            raise ValueError(f"`beta_mode` must be 'shift' or 'weights'. Received: beta_mode={beta_mode!r}")
-        self.beta_mode = beta_mode
+        self.beta_mode = checked_choice("beta_mode", beta_mode, "shift", "weights")
 
     def call(self, inputs, training=False):
         outputs, probability = self._outputs_and_probability(inputs)
@@ -106,6 +104,7 @@ class Standout(KernelWrapper, SeededLayer):
 
 
 def _checked_number(name, value):
+    value = as_number(value)
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not math.isfinite(value):
         raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")

@@ -17,9 +17,9 @@ class TimestepDropout(Dropout):
     Args:
         rate: The probability of dropping a timestep, a number in `[0, 1]` or a schedule, as for
             `keras_dropouts.Dropout`.
-        data_format: `"channels_last"` for inputs of shape `(batch, timesteps, features)`, `"channels_first"` for
-            `(batch, features, timesteps)`. `None`: `keras.config.image_data_format()`.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        data_format: `"channels_last"`, which `None` is too, for inputs of shape `(batch, timesteps, features)`,
+            `"channels_first"` for `(batch, features, timesteps)`.
         **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `name`, `dtype`, `trainable` as for any Keras layer.
 
     Call arguments:
@@ -48,9 +48,9 @@ class TimestepDropout(Dropout):
     [[0.0, 0.0, 0.0, 0.0, 0.0]]
     """
 
-    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
+    def __init__(self, rate: Rate, seed: int | None = None, *, data_format: DataFormat = None, **kwargs: Any):
         super().__init__(rate, None, seed, **kwargs)
-        self.data_format = checked_data_format(data_format)
+        self.data_format = checked_data_format(data_format, 1)
         self.input_spec = keras.InputSpec(ndim=3)
 
     def _get_noise_shape(self, inputs):

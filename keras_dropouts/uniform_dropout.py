@@ -22,7 +22,7 @@ class UniformDropout(RandomLayer):
         per_channel: Whether one draw serves a whole channel of a sample, as in the authors' networks, or each
             element has its own, as in the paper's formula (the default).
         data_format: Which axis `per_channel` takes for the channels: the last (`"channels_last"`) or the second
-            (`"channels_first"`). `None`: `keras.config.image_data_format()`.
+            (`"channels_first"`). `None`: `keras.config.image_data_format()`, but the last for sequences, of rank 3.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
@@ -66,9 +66,14 @@ class UniformDropout(RandomLayer):
         if not isinstance(per_channel, bool):
             raise ValueError(f"`per_channel` must be True or False. Received: per_channel={per_channel!r}")
         self.per_channel = per_channel
-        self.data_format = checked_data_format(data_format)
+        self.data_format = None if data_format is None else checked_data_format(data_format)
         if per_channel:
             self.input_spec = keras.InputSpec(min_ndim=2)
+
+    def build(self, input_shape):
+        # Only now is it known whether the inputs are sequences.
+        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
+        super().build(input_shape)
 
     def _multiply(self, inputs, key, beta):
         shape = ops.shape(inputs)

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import keras
@@ -8,7 +9,16 @@ from catalog import nearest
 from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 
-from keras_dropouts import Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D, TimestepDropout
+from keras_dropouts import (
+    Dropout,
+    MaxDrop,
+    MaxPoolingDropout1D,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+    Standout,
+    TimestepDropout,
+)
 
 SHAPE = (40, 30, 20)
 
@@ -27,7 +37,14 @@ def test_the_eight_noise_shapes_of_a_sequence(tied, entry):
     assert Dropout.from_config(layer.get_config()).noise_shape == tuple(noise_shape)
 
 
-@pytest.mark.parametrize("noise_shape", ["123", 3, (1, 0, 3), (1, -1, 3), (1, 1.5, 3), (1, True, 3), (1, "2", 3)])
+@pytest.mark.parametrize(
+    "noise_shape",
+    [
+        *("123", "", b"x", bytearray(b"x"), 3, {1: 2}, {1, 2}, np.array(3), (1, [2]), [[1, 1]]),
+        *((1, 0, 3), (1, -1, 3), (1, 1.5, 3), (1, np.float32(2), 3), (1, True, 3), (1, "2", 3), (1, b"2", 3)),
+    ],
+    ids=repr,
+)
 def test_a_bad_noise_shape_is_refused(noise_shape):
     with pytest.raises(ValueError, match=r"(?s)`noise_shape` must be.*Received: noise_shape="):
         Dropout(0.5, noise_shape=noise_shape)
@@ -107,9 +124,29 @@ def test_scaling_at_inference_follows_the_rate(tmp_path):
     np.testing.assert_allclose(model.predict(x, verbose=0), 0.25)
 
 
-def test_a_bad_scaling_is_refused():
-    with pytest.raises(ValueError, match=r"`scaling` must be 'training' or 'inference'. Received: scaling='test'"):
-        Dropout(0.5, scaling="test")
+@pytest.mark.parametrize(
+    "layer, name, allowed",
+    [
+        (Dropout, "scaling", "'training' or 'inference'"),
+        (SpatialDropout1D, "data_format", "'channels_first', 'channels_last' or None"),
+        (MaxDrop, "across", "'feature_map' or 'channels'"),
+        (MaxPoolingDropout1D, "padding", "'valid' or 'same'"),
+        (functools.partial(Standout, keras.layers.Dense(3)), "beta_mode", "'shift' or 'weights'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_choice_is_refused(layer, name, allowed):
+    choice = allowed.split("'")[1]
+    # Arrays, whose comparisons give arrays.
+    for value in ("test", "", 1, b"same", [choice], np.array(choice, dtype=object), np.array([choice, choice])):
+        with pytest.raises(ValueError, match=f"`{name}` must be {allowed}. Received: {name}="):
+            layer(0.5, **{name: value})
+    layer(0.5, **{name: np.str_(choice)})
+
+
+def test_scaling_at_inference_needs_floats():
+    with pytest.raises(ValueError, match=r"(?s)`inputs` of Dropout must be one tensor of a float.*int32"):
+        Dropout(0.5, scaling="inference")(np.ones((2, 3), "int32"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What holds for every layer. A law never names a layer; a row of the catalogue says what it needs."""
 
+import inspect
 import math
 
 import keras
@@ -19,6 +20,14 @@ from backend import (
 from catalog import ROWS, nearest
 from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+    import jax.experimental.sparse
+else:
+    import torch
 
 every = pytest.mark.parametrize("row", ROWS, ids=str)
 elementwise = pytest.mark.parametrize("row", [row for row in ROWS if row.elementwise], ids=str)
@@ -473,7 +482,11 @@ def test_what_is_dropped_is_0_whatever_it_was(row, bad, policy):
 
 
 @elementwise
-@pytest.mark.parametrize("rate", [-0.1, 1.5, np.nan, np.inf, True, "0.5", None, [0.5], 1j, np.ones(2)], ids=repr)
+@pytest.mark.parametrize(
+    "rate",
+    [-0.1, 1.5, np.nan, np.inf, True, "0.5", None, [0.5], 1j, np.ones(2), np.array(True), np.array("0.5")],
+    ids=repr,
+)
 def test_a_bad_rate_is_refused(row, rate):
     with pytest.raises(ValueError, match=f"(?s)`{row.parameter}` must be.*in .0, .*Received: {row.parameter}="):
         row.make(rate)
@@ -500,6 +513,57 @@ def test_a_bad_seed_is_refused(row, seed):
 
 
 @elementwise
-def test_integers_are_refused(row):
-    with pytest.raises(ValueError, match=r"(?s)inputs.*float.*int32"):
-        row.make(0.5)(np.ones(row.shape, "int32"), training=True)
+def test_a_scalar_of_any_kind_is_a_number(row):
+    for rate in (np.float16(0.5), np.array(0.5), ops.convert_to_tensor(0.5), ops.cast(0.5, "bfloat16")):
+        layer = row.make(rate)
+        assert type(getattr(layer, row.parameter)) is float and getattr(layer, row.parameter) == 0.5
+        setattr(layer, row.parameter, rate)
+        assert layer.get_config()[row.parameter] == 0.5
+
+
+@elementwise
+def test_a_config_without_a_rate_is_an_error(row):
+    config = row.make(0.5).get_config()
+    del config[row.parameter]
+    if inspect.signature(row.layer).parameters[row.parameter].default is inspect.Parameter.empty:
+        with pytest.raises(TypeError, match=row.parameter):
+            row.layer.from_config(config)
+    else:
+        row.layer.from_config(config)
+
+
+@every
+def test_what_a_file_may_not_have_as_random_state(row):
+    layer = row.make(0.5, seed=3)
+    for words in ([np.nan, 0], [-1, 0], [0, 1.5], [2**32, 0], [0, np.inf], [1, 2, 3], 5, ["1", "2"], [True, False]):
+        with pytest.raises(ValueError, match=r"random state.*two integers in \[0, 2\*\*32\).*Received: random_state="):
+            layer.load_own_variables({"random_state": np.array(words)})
+    assert layer._random_state.read()[:2].tolist() == [3, 0]
+
+
+def no_tensors(shape):
+    """What is not one dense tensor: nests, and what the backend has of sparse and ragged tensors."""
+    x = ops.ones(shape)
+    yield from ([x, x], {"a": x}, None)
+    if BACKEND == "tensorflow":
+        yield from (tf.sparse.from_dense(x), tf.RaggedTensor.from_tensor(x))
+    elif BACKEND == "jax":
+        yield jax.experimental.sparse.BCOO.fromdense(x)
+    else:
+        yield from (x.to_sparse(), torch.nested.nested_tensor([x[0], x[0]]))
+
+
+@elementwise
+def test_what_is_no_tensor_of_floats_is_refused_in_training_alone(row):
+    layer = row.make(0.5)
+    for dtype in ("int32", "uint8", "bool"):
+        x = np.ones(row.shape, dtype)
+        with pytest.raises(ValueError, match=rf"(?s)`inputs` of \w+ must be one tensor of a float.*{dtype}"):
+            layer(x, training=True)
+        y = layer(x)
+        assert keras.backend.standardize_dtype(y.dtype) == dtype and (ops.convert_to_numpy(y) == x).all()
+    for x in no_tensors(row.shape):
+        assert layer.call(x) is x
+        with pytest.raises(ValueError, match=r"(?s)`inputs` of \w+ must be one tensor.*Received: inputs of \w+"):
+            layer.call(x, training=True)
+    assert layer._random_state.read()[1] == 0

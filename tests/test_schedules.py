@@ -6,11 +6,12 @@ import math
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, train
+from backend import BACKEND, compiled_calls, train
 from catalog import ROWS
+from keras.optimizers import schedules
 from keras.optimizers.schedules import PiecewiseConstantDecay, PolynomialDecay
 
-from keras_dropouts import Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
+from keras_dropouts import CurriculumDropout, Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
 
 with_rate = pytest.mark.parametrize("row", [row for row in ROWS if hasattr(row.layer, "current_rate")], ids=str)
 
@@ -75,6 +76,127 @@ def test_the_current_rate_is_that_of_the_next_call(row):
     assert layer.current_rate() == getattr(layer, row.parameter) == 0.3
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda zero: PolynomialDecay(zero, 4, end_learning_rate=0.5),
+        lambda zero: schedules.CosineDecay(zero, 4, warmup_target=0.5, warmup_steps=2),
+        lambda zero: PiecewiseConstantDecay([1, 2], [zero, 0.25, zero + 1]),
+        lambda zero: schedules.CosineDecay(zero + 1, 4),
+        lambda zero: schedules.CosineDecayRestarts(zero + 1, 4),
+        lambda zero: schedules.ExponentialDecay(zero + 1, 4, 0.5),
+        lambda zero: schedules.InverseTimeDecay(zero + 1, 4, 0.5),
+    ],
+    ids=["polynomial", "warmup", "piecewise", "cosine", "restarts", "exponential", "inverse"],
+)
+def test_a_schedule_of_integers_is_one_of_floats(make):
+    for zero in (0, np.int64(0)):
+        given = make(zero)
+        config = given.get_config()
+        layer, right = Dropout(given), Dropout(make(0.0))
+        # As a file has it that was written from integers.
+        read = Dropout.from_config({"rate": keras.saving.serialize_keras_object(make(0))})
+        rates = []
+        for _ in range(5):
+            rates.append(right.current_rate())
+            assert layer.current_rate() == read.current_rate() == rates[-1]
+            for each in (layer, read, right):
+                train(each, np.ones((2, 3), "float32"))
+        assert given.get_config() == config
+        assert any(0 < rate < 1 for rate in rates)
+
+
+@keras.saving.register_keras_serializable(package="test_schedules")
+class Step(schedules.LearningRateSchedule):
+    """A quarter in the first call, and then another value."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __call__(self, step):
+        return keras.ops.where(step < 1, 0.25, self.then)
+
+    def get_config(self):
+        return {"then": self.then}
+
+
+@with_rate
+def test_nan_from_a_schedule_drops_nothing(row):
+    x = np.random.default_rng(0).standard_normal(row.shape).astype("float32")
+    broken, zero = row.make(Step(math.nan)), row.make(Step(0.0))
+    for layer in (broken, zero):
+        assert layer.current_rate() == 0.25
+        train(layer, x)
+    np.testing.assert_array_equal(train(broken, x), train(zero, x))
+    with pytest.raises(ValueError, match=rf"(?s)`{row.parameter}` must give numbers.*NaN at step 2"):
+        broken.current_rate()
+    if row.layer is Dropout:
+        np.testing.assert_array_equal(compiled_calls(row.make(Step(math.nan)), [x, x])[1], x)
+
+
+def test_the_logger_tells_of_nan():
+    model = keras.Sequential([keras.Input((3,)), Dropout(Step(math.nan)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="NaN at step 1"):
+        model.fit(np.ones((2, 3)), np.ones((2, 1)), verbose=0, callbacks=[RateLogger()])
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+class Whole(schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return keras.ops.cast(step, "int32") * 0
+
+    def get_config(self):
+        return {}
+
+
+class MadeInBuild(keras.layers.Layer):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def build(self, input_shape):
+        self.parts = [Dropout(schedule) for schedule in self.make()]
+        super().build(input_shape)
+
+    def call(self, x, training=False):
+        for part in self.parts:
+            x = part(x, training=training)
+        return x
+
+
+class Wrapping(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, keras.layers.Dense(3)
+
+    def call(self, x, training=False):
+        return self.head(self.layer(x, training=training))
+
+
+def test_a_layer_with_a_schedule_is_made_anywhere():
+    layer = MadeInBuild(
+        lambda: (
+            PolynomialDecay(0, 4, end_learning_rate=0.5),
+            schedules.CosineDecay(0.0, 4, warmup_target=0.5, warmup_steps=2),
+            CurriculumDropout(0.5, 0.1),
+        )
+    )
+    # Not in `Sequential`, which would build it before `fit`.
+    model = Wrapping(layer)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 3)), batch_size=2, verbose=0)
+    rates = [part.current_rate() for part in layer.parts]
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.5 * (1 - math.exp(-0.2))], rtol=1e-6)
+
+
+def test_a_schedule_that_gives_integers_is_refused():
+    with pytest.raises(
+        ValueError, match=r"(?s)schedule for `rate` must give numbers of a float.*Received: rate=.*Whole"
+    ):
+        Dropout(Whole())
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone: there the state of the layers is with `fit`")
 def test_a_rate_out_of_reach_is_an_error():
     layer = Dropout(PolynomialDecay(0.5, 4), name="it")
@@ -120,6 +242,15 @@ def test_the_logs_have_the_rates_of_nested_models(tmp_path):
     for name, rates in expected.items():
         np.testing.assert_allclose(fitted.history[name], rates, rtol=1e-6)
         np.testing.assert_allclose([float(row[name]) for row in rows], rates, rtol=1e-6)
+
+
+def test_a_logger_without_a_model_or_logs_is_an_error():
+    with pytest.raises(ValueError, match=r"RateLogger must be among the `callbacks` of `fit`.*Received: model=None"):
+        RateLogger().on_epoch_end(0, {})
+    logger = RateLogger()
+    logger.set_model(keras.Sequential([Dropout(0.5)]))
+    with pytest.raises(ValueError, match="logs=None"):
+        logger.on_epoch_end(0)
 
 
 def test_layers_of_one_name_are_told_apart():
