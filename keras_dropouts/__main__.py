@@ -141,7 +141,8 @@ def read(path):
         raise ValueError(f"no file {path}: give --data the path of an .npz file")
     names = "x_train", "y_train", "x_test", "y_test"
     try:
-        with np.load(path) as file:
+        # Opened here: of one that it cannot read, NumPy would leave the file open.
+        with path.open("rb") as opened, np.load(opened) as file:
             missing = [name for name in names if name not in file.files]
             if not missing:
                 x_train, y_train, x_test, y_test = (file[name] for name in names)
