@@ -1,12 +1,17 @@
 """Layers inserted into a model that exists already, or exchanged in it."""
 
+import functools
+import inspect
 import itertools
 import re
+import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
 import keras
 from keras import ops, tree
+
+from keras_dropouts.base import SeededLayer
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
 Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -17,9 +22,11 @@ def insert_after(model: keras.Model, match: Match, make: Make) -> keras.Model:
 
     The weights, and the random states, are carried over. The copy is not compiled: an optimizer and what it has learned
     belong to the model that was. Layers that are shared stay shared, as does what follows them: one new layer, called
-    wherever the matching layer is. Nested Sequential and functional models are worked on likewise. What is within other
-    layers (the dropout of a MultiHeadAttention, the layer in a TimeDistributed) is copied but not looked at, and
-    neither are input layers. A functional model of a class of your own keeps its class if that has no `__init__`.
+    wherever the matching layer is. Nested Sequential and functional models are worked on likewise, also those within
+    other layers (in a TimeDistributed). Nothing can be inserted after a layer that another one calls (the dropout of a
+    MultiHeadAttention): a warning counts those and says where they are. Input layers are not looked at. A functional
+    model of a class of your own keeps its class if that has no `__init__`; if it has one, a warning says that the copy
+    is of a plain class.
 
     The new layer is called as the one it follows, an underscore, and as `make` called it without a number at the end:
     `conv1_dropout` for a `Dropout` after `conv1`. Should the model have such a name, `_1`, `_2`, ... is added to it.
@@ -27,14 +34,16 @@ def insert_after(model: keras.Model, match: Match, make: Make) -> keras.Model:
     Args:
         model: A Sequential or functional `keras.Model`, built.
         match: Which layers: a class or a tuple of classes, a layer's name, a compiled regular expression that is
-            searched for in the name, or a function of a layer that says whether it matches.
+            searched for in the name, or a function of a layer that says whether it matches. What is within a layer
+            that matches is not looked at.
         make: A function that takes the copy of the layer that matched, not built yet, and returns a new layer.
 
     Returns:
         A new `keras.Model`.
 
     Raises:
-        ValueError: Where an argument is not as described, no layer matches, or a matching layer has several outputs.
+        ValueError: Where an argument is not as described, no layer matches that can be followed, or a matching layer
+            has several outputs.
 
     Example:
 
@@ -51,26 +60,39 @@ def insert_after(model: keras.Model, match: Match, make: Make) -> keras.Model:
         new.name = next(name for name in candidates if name not in names)
         return copy, new
 
-    return _operated(model, match, make, row)
+    return _operated(model, match, make, row, "as the layer that holds them calls them, and nothing after them")
 
 
 def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
     """Returns a copy of a model with a new layer in the place of each that matches. The model itself is untouched.
 
-    As `insert_after`, but for the names: a new layer is called as the one whose place it takes. Its weights are its
-    own, unless `make` returns the copy it was given, changed or wrapped: the copy's weights are carried over.
+    As `insert_after`, but for this:
+
+    - A new layer is called as the one whose place it takes. Its weights are its own, unless `make` returns the copy it
+      was given, changed or wrapped: the copy's weights are carried over.
+    - Layers that other layers hold as attributes, also in lists and dictionaries, are replaced too: the dropout of a
+      MultiHeadAttention, what a TimeDistributed or a layer of your own calls. The new layer must take the arguments of
+      the old one. The copy's config and files hold it; a program that reads them imports keras_dropouts first.
+    - A functional model of a class that has an `__init__` keeps its class, and attributes such as a preprocessor, if
+      the class makes the model again from its `get_config`. Such a class may compile the copy. If it does not make the
+      model again, a warning says that the copy is of a plain class.
+
+    A warning counts what is left as it is, and says where: what the wrappers of this package hold; the dropout of an
+    attention layer whose `dropout` is 0, as it is not called; and, where a Dropout is replaced, recurrent and attention
+    layers whose dropout is a number and no layer.
 
     Args:
         model: A Sequential or functional `keras.Model`, built.
         match: As for `insert_after`.
-        make: A function that takes the copy of the layer that matched, not built yet, and returns the layer to
-            take its place.
+        make: A function that takes the copy of the layer that matched, and returns the layer to take its place. The
+            copy is not built yet, but for that of a layer within another: it is, and has its weights.
 
     Returns:
         A new `keras.Model`, not compiled.
 
     Raises:
-        ValueError: Where an argument is not as described, or no layer matches.
+        ValueError: Where an argument is not as described, no layer matches that can be replaced, or a new layer within
+            another one does not take the arguments, or give the shape, of the old.
 
     Example:
 
@@ -97,13 +119,14 @@ def inputs_like(model):
     )
 
 
-def _operated(model, match, make, row):
+def _operated(model, match, make, row, hindrance=None):
     """Returns a copy of the model, changed.
 
     Args:
         model, match, make: As for `insert_after`.
         row: A function of the copy of a layer that matches, the new layer, and the names that are taken. It names the
             new layer and returns the layers that, called one after the other, take the place of the one.
+        hindrance: Why that cannot be done where it is no graph but the code of a layer that calls, if so.
     """
     if not _is_graph(model) or not model.built:
         raise ValueError(
@@ -112,17 +135,28 @@ def _operated(model, match, make, row):
         )
     if not callable(make):
         raise ValueError(f"`make` must be a function of a layer that returns a layer. Received: make={make!r}")
-    operations = list(_operations(model))
-    layers = [operation for operation in operations if isinstance(operation, keras.layers.Layer)]
-    matching = set(filter(_matcher(match), layers))
+    matches = functools.cache(_matcher(match))
+    places = list(_places(model, matches, hindrance))
+    matching = {layer for layer, _, why in places if matches(layer) and not why}
+    left = [(path, why) for layer, path, why in places if matches(layer) and why]
     if not matching:
         raise ValueError(
-            f"`match` must match a layer of the model: {[layer.name for layer in layers]}. Received: match={match!r}"
+            f"`match` must match a layer of the model that can be worked on. {_listed(left)}Its layers: "
+            f"{', '.join(sorted({part.name for part, _, _ in places}))}. Received: match={match!r}"
         )
-    names = {operation.name for operation in operations}
-    copies, rows = {}, {}
+    if not hindrance and any(isinstance(layer, keras.layers.Dropout) for layer in matching):
+        left += [
+            (path, "the dropout of which is a number, not a layer")
+            for part, path, _ in places
+            if _drops_by_number(part)
+        ]
+    originals = set(model._flatten_layers())
+    names = {part.name for part, _, _ in places}
+    copies, rows, within, plain = {}, {}, {}, []
 
     def row_for(operation):
+        if operation in within:
+            return (within[operation],)
         if operation not in rows:
             copy = copies[operation] = copied(operation) if _is_graph(operation) else _copy(operation)
             rows[operation] = row(copy, made(copy), names) if operation in matching else (copy,)
@@ -131,28 +165,91 @@ def _operated(model, match, make, row):
 
     def made(copy):
         new = make(copy)
-        if not isinstance(new, keras.layers.Layer) or any(new in row for row in rows.values()):
+        taken = itertools.chain(within.values(), *rows.values())
+        if not isinstance(new, keras.layers.Layer) or any(new is layer for layer in taken):
             raise ValueError(f"`make` must return a layer, a new one each time. Received: {new!r} for {copy!r}")
+        if not originals.isdisjoint(new._flatten_layers()):
+            raise ValueError(
+                f"`make` must return a new layer or the copy it is given, not a layer of the model itself, nor one "
+                f"that holds such a layer. Received: {new!r} for {copy!r}"
+            )
         return new
 
     def copied(model):
+        copy = None if hindrance or not _makes_itself(model) else _remade(model)
+        if copy is not None:
+            return copy
         inputs = inputs_like(model)
         if isinstance(model, keras.Sequential):
             layers = [layer for operation in model.layers for layer in row_for(operation)]
-            return type(model)([inputs, *layers], name=model.name, trainable=model.trainable)
+            return kind_for(model, keras.Sequential)([inputs, *layers], name=model.name, trainable=model.trainable)
         # Of the same graph, but not compiled: what the model was compiled with would be copied too.
         graph = keras.Model(model.input, model.output, name=model.name)
         copy = keras.models.clone_model(graph, inputs, clone_function=row_for, call_function=_call)
-        kind = type(model) if type(model).__init__ is type(graph).__init__ else keras.Model
-        return kind(copy.input, copy.output, name=model.name, trainable=model.trainable)
+        return kind_for(model, type(graph))(copy.input, copy.output, name=model.name, trainable=model.trainable)
+
+    def kind_for(model, base):
+        if not _makes_itself(model):
+            return type(model)
+        plain.append(f"{model.name} ({type(model).__name__})")
+        return base
+
+    def exchanged(layer, copy, root, path=()):
+        """Exchanges what the copy of a layer holds, and yields the paths from the outermost to what is new."""
+        for keys, part in () if isinstance(layer, SeededLayer) else _held(layer):
+            changing = not matching.isdisjoint(part._flatten_layers())
+            held = _at(copy, keys)
+            if part not in within and type(held) is not type(part):
+                raise ValueError(
+                    f"`model` must hold what the configs of its layers make, for they make the copy. "
+                    f"Received: {part!r} in {layer!r}, where the config makes {held!r}"
+                )
+            # The class may leave it to Keras, which would count on.
+            held.name = part.name
+            if part in within:
+                pass
+            elif part in rows:
+                within[part] = rows[part][0]
+            elif part in matching and not (hindrance or _hindrance(layer, part)):
+                within[part] = row(part, _checked(made(held), held), names)[0]
+            elif hindrance and changing and _is_graph(part):
+                within[part] = row_for(part)[0]
+            elif _is_graph(layer) and keys[0] != "layers" and not changing and not part.variables:
+                # A preprocessor: its files, such as a vocabulary, are not in the config.
+                within[part] = part
+            else:
+                within[part] = held
+                yield from exchanged(part, held, root, path + keys)
+            _put(root, path + keys, within[part])
+            if part in matching or (hindrance and changing and _is_graph(part)):
+                yield path + keys
 
     changed = copied(model)
-    for old, new in copies.items():
+    copies[model] = changed
+    # More are copied meanwhile: the models within layers.
+    for number in itertools.takewhile(lambda number: number < len(copies), itertools.count()):
+        old, new = list(copies.items())[number]
         # A copy may have been left unused.
-        if isinstance(old, keras.layers.Layer) and new.built and not _is_graph(old):
+        if isinstance(old, keras.layers.Layer) and new.built and (not _is_graph(old) or _makes_itself(new)):
+            if [variable.shape for variable in old.variables] != [variable.shape for variable in new.variables]:
+                raise ValueError(
+                    f"`model` must hold what the configs of its layers make, for they make the copy. "
+                    f"Received: {old!r}, whose config makes other variables"
+                )
             for source, target in zip(old.variables, new.variables, strict=True):
                 # On JAX an array that two variables hold is gone when the training of one model donates it.
                 target.assign(ops.copy(source))
+            if old not in matching:
+                _note(new, exchanged(old, new, new))
+    _list_parameters(changed)
+    if left:
+        warnings.warn(_listed(left), stacklevel=3)
+    if plain:
+        warnings.warn(
+            f"The copy of {', '.join(plain)} is of a plain class, without the methods and attributes, such as a "
+            f"preprocessor: an `__init__` that makes the layers cannot make the changed model.",
+            stacklevel=3,
+        )
     return changed
 
 
@@ -174,28 +271,283 @@ def _copy(operation):
             **keras.layers.Layer.get_config(operation),
         }
         return type(operation)(operation.function, output_shape=operation._output_shape, **arguments)
-    return type(operation).from_config(operation.get_config())
+    copy = type(operation).from_config(operation.get_config())
+    if isinstance(operation, keras.layers.Dropout):
+        # The config of Keras's SpatialDropout does not hold it.
+        copy.dtype_policy = operation.dtype_policy
+    return copy
 
 
 def _is_graph(operation):
     return isinstance(operation, keras.Model) and hasattr(operation, "inputs")
 
 
+def _makes_itself(model):
+    """Whether the class of a Sequential or functional model has an `__init__` of its own, that makes the layers."""
+    base = keras.Sequential if isinstance(model, keras.Sequential) else _functional()
+    return type(model).__init__ is not base.__init__
+
+
+@functools.cache
+def _functional():
+    inputs = keras.Input((1,), name="inputs")
+    return type(keras.Model(inputs, inputs, name="functional"))
+
+
+def _remade(model):
+    """Returns a model of the class and config of another, with new weights, or `None` if the config is not enough."""
+    if isinstance(model, keras.Sequential):
+        return None
+    try:
+        copy = type(model).from_config(model.get_config())
+    except (NotImplementedError, TypeError, ValueError):
+        return None
+    one, other = (
+        [*(type(layer) for layer in each.layers), *(variable.shape for variable in each.variables)]
+        for each in (model, copy)
+    )
+    copy.output_names = model.output_names
+    return copy if one == other else None
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class Exchanged:
+    """Made a base of the class of a layer in which others were exchanged: the config, and so a file, speaks of them."""
+
+    def get_config(self):
+        own = object.__new__(self._plain_class)
+        vars(own).update(vars(self))
+        layer = {**self._plain_header, "config": own.get_config(), "build_config": self.get_build_config()}
+        parts = [[list(path), keras.saving.serialize_keras_object(_at(self, path))] for path in self._exchanged_paths]
+        return {"layer": layer, "exchanged": parts}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        for path, part in config["exchanged"]:
+            _put(layer, path, keras.saving.deserialize_keras_object(part))
+        _list_parameters(layer)
+        _note(layer, [tuple(path) for path, _ in config["exchanged"]])
+        return layer
+
+
+def _note(layer, paths):
+    """Lets the config of a layer speak of what it holds at the paths, if there are any."""
+    paths = tuple(dict.fromkeys([*vars(layer).get("_exchanged_paths", ()), *paths]))
+    if paths:
+        # Past Keras, which would track it.
+        vars(layer)["_exchanged_paths"] = paths
+        layer.__class__ = _noting(type(layer))
+
+
+@functools.cache
+def _noting(kind):
+    if issubclass(kind, Exchanged):
+        return kind
+    empty = object.__new__(kind)
+    vars(empty).update(get_config=dict, get_build_config=lambda: None, get_compile_config=lambda: None)
+    header = keras.saving.serialize_keras_object(empty)
+    attributes = {"__module__": kind.__module__, "__doc__": kind.__doc__, "_plain_class": kind, "_plain_header": header}
+    # The name leads to `Exchanged`, which reads all such configs.
+    register = keras.saving.register_keras_serializable("keras_dropouts", "Exchanged")
+    noting = register(type(kind.__name__, (Exchanged, kind), attributes))
+    register(Exchanged)
+    return noting
+
+
+def _list_parameters(layer):
+    """Lets PyTorch's modules list the variables that they have now."""
+    for owner in _owners(layer):
+        owner._post_build()
+
+
+def _places(layer, matches, hindrance, path="", why=None, seen=None):
+    """Yields what is in a model, each with its path and why it must be left as it is, or `None`.
+
+    Args:
+        layer: The model.
+        matches: A function of a layer that says whether it matches. What is within such a layer is not yielded.
+        hindrance: Why a layer must be left which is not called by a graph, or `None`.
+        path, why, seen: What holds for the layer itself, and all that was looked into.
+    """
+    seen = set() if seen is None else seen
+    seen.add(layer)
+    if isinstance(layer, SeededLayer):
+        why = f"as {type(layer).__name__} looks into what it holds"
+    parts = [((part.name,), part) for part in _operations(layer)] if _is_graph(layer) else []
+    called = {part for _, part in parts}
+    if not _is_graph(layer) or (not hindrance and _makes_itself(layer)):
+        parts += [(keys, part) for keys, part in _held(layer) if part not in called]
+    for keys, part in parts:
+        here = path + keys[0] + "".join(f"[{key!r}]" for key in keys[1:])
+        yield part, here, why or (None if part in called else hindrance or _hindrance(layer, part))
+        if isinstance(part, keras.layers.Layer) and part not in seen and (_is_graph(part) or not matches(part)):
+            yield from _places(part, matches, hindrance, f"{here}.", why, seen)
+
+
 def _operations(model):
-    """Yields the layers and operations of a model and of those nested in it, but for the inputs."""
-    for operation in model.layers if isinstance(model, keras.Sequential) else model.operations:
-        if not isinstance(operation, keras.layers.InputLayer):
-            yield operation
-            if _is_graph(operation):
-                yield from _operations(operation)
+    """Returns the layers and operations of a model but for the inputs."""
+    operations = model.layers if isinstance(model, keras.Sequential) else model.operations
+    return [operation for operation in operations if not isinstance(operation, keras.layers.InputLayer)]
+
+
+def _held(layer):
+    """Returns the layers that another holds, each with an attribute and the keys in lists and dictionaries to it."""
+    listed = layer.layers if _is_graph(layer) or isinstance(layer, keras.Sequential) else ()
+    found = {part: ("layers", number) for number, part in enumerate(listed)}
+    for name in _attributes(layer):
+        for keys, part in _contained(getattr(layer, name), (name,)):
+            found.setdefault(part, keys)
+    return [(keys, part) for part, keys in found.items() if not isinstance(part, keras.layers.InputLayer)]
+
+
+def _attributes(layer):
+    # PyTorch's own attributes hold the modules.
+    names, books = [*vars(layer), *vars(layer).get("_modules", ())], _bookkeeping()
+    return [name for name in names if name not in books]
+
+
+@functools.cache
+def _bookkeeping():
+    """Returns the names of the attributes by which Keras and its backend keep the books of what a layer holds."""
+    holder = keras.layers.Layer(name="holder")
+    holder.held = keras.layers.Identity(name="held")
+    # The last is a Sequential's.
+    return vars(holder).keys() - {"held"} | {"_functional"}
+
+
+def _contained(value, keys):
+    if isinstance(value, keras.layers.Layer):
+        yield keys, value
+    elif isinstance(value, (dict, list, tuple)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _contained(each, (*keys, key))
+
+
+def _at(layer, path):
+    """Returns what a layer holds at a path, or `None` if there is no such path."""
+    try:
+        for key in path:
+            layer = getattr(layer, key) if isinstance(layer, keras.layers.Layer) else layer[key]
+    except (AttributeError, LookupError, TypeError):
+        return None
+    return layer
+
+
+def _put(layer, path, new):
+    """Exchanges the layer at a path for a new one, wherever in the outer layer it is held."""
+    old = _at(layer, path)
+    if old is new:
+        return
+    owners = _owners(layer)
+    graphs = [owner for owner in owners if isinstance(owner, _functional()) and old in owner.operations]
+    if graphs:
+        _put_into_graphs(graphs, old, new)
+    for owner in owners:
+        if owner._tracker.is_in_store("layers", new):
+            owner._tracker.untrack(old)
+        elif owner._tracker.is_in_store("layers", old):
+            owner._tracker.replace_tracked_value("layers", old, new)
+        if isinstance(owner, keras.Sequential):
+            owner._layers = [new if each is old else each for each in owner._layers]
+        for name in _attributes(owner):
+            before = getattr(owner, name)
+            after = _exchanged(before, old, new)
+            if after is not before:
+                setattr(owner, name, after)
+
+
+def _owners(layer):
+    """Returns a layer and those within, also the model by which a Sequential calls its layers."""
+    layers = layer._flatten_layers()
+    return layers + [each._functional for each in layers if isinstance(each, keras.Sequential) and each._functional]
+
+
+def _put_into_graphs(graphs, old, new):
+    # What was called when `new` was made, if anything, is not of these graphs.
+    new._inbound_nodes, new._outbound_nodes = list(old._inbound_nodes), list(old._outbound_nodes)
+    for node in new._inbound_nodes:
+        node.operation = new
+        for output in node.outputs:
+            output._keras_history = output._keras_history._replace(operation=new)
+    for graph in graphs:
+        # Keys of the form `<id>_ib-<number>`.
+        keys = (key.split("_", 1) for key in graph._nodes)
+        graph._nodes = {f"{id(new) if number == str(id(old)) else number}_{rest}" for number, rest in keys}
+
+
+def _exchanged(value, old, new):
+    """Returns what an attribute is with the new layer in place of the old."""
+    if value is old:
+        return new
+    if not any(part is old for _, part in _contained(value, ())):
+        return value
+    # New ones, for TensorFlow does not save a list of which an element was exchanged.
+    if isinstance(value, dict):
+        return {key: _exchanged(each, old, new) for key, each in value.items()}
+    parts = [_exchanged(each, old, new) for each in value]
+    if isinstance(value, list):
+        return parts
+    return value._make(parts) if hasattr(value, "_make") else tuple(parts)
+
+
+def _hindrance(layer, part):
+    """Returns why a layer that another holds must be left as it is, or `None`."""
+    attention = isinstance(layer, (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention))
+    if attention and isinstance(part, keras.layers.Dropout) and not layer.dropout:
+        return f"as {type(layer).__name__} does not call it while its `dropout` is 0"
+    return None
+
+
+def _drops_by_number(layer):
+    numbers = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+    own = isinstance(layer, keras.layers.Layer) and layer._seed_generators and not isinstance(layer, SeededLayer)
+    return bool(own) and any(isinstance(number, (int, float)) and number > 0 for number in numbers)
+
+
+def _checked(new, old):
+    """Returns a new layer that is to be called in place of one that is built, built if that is possible.
+
+    Raises:
+        ValueError: Where it cannot be called as the other is.
+    """
+    named = [name for name, each in _parameters(old).items() if each.kind is not inspect.Parameter.VAR_KEYWORD][1:]
+    takes = _parameters(new)
+    missing = [name for name in named if name not in takes and name != "training"]
+    if missing and not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
+        raise ValueError(
+            f"`make` must return a layer that takes the arguments {list(_parameters(old))}, for the layer that holds "
+            f"{old!r} may give them. Received: {new!r}, which does not take {missing}"
+        )
+    shape = (old.get_build_config() or {}).get("input_shape")
+    if shape is not None and new is not old:
+        if not new.built:
+            new.build_from_config(old.get_build_config())
+        shapes = [layer.compute_output_shape(shape) for layer in (old, new)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`make` must return a layer of the output shape {shapes[0]} for inputs of shape {shape}, as that of "
+                f"{old!r} in the layer that holds it. Received: {new!r} with the output shape {shapes[1]}"
+            )
+    return new
+
+
+def _listed(left):
+    """Returns a sentence for each reason why layers are left as they are."""
+    places = {why: [path for path, other in left if other == why] for _, why in left}
+    return "".join(f"{len(paths)} left as they are, {why}: {', '.join(paths)}. " for why, paths in places.items())
+
+
+def _parameters(layer):
+    return inspect.signature(layer.call).parameters
 
 
 def _matcher(match):
     if isinstance(match, str):
         return lambda layer: layer.name == match
-    if isinstance(match, re.Pattern):
+    if isinstance(match, re.Pattern) and isinstance(match.pattern, str):
         return lambda layer: match.search(layer.name)
-    if isinstance(match, (type, tuple)):
+    if isinstance(match, type) or (isinstance(match, tuple) and all(isinstance(kind, type) for kind in match)):
         return lambda layer: isinstance(layer, match)
     if callable(match):
         return match
