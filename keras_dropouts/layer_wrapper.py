@@ -11,8 +11,14 @@ class LayerWrapper(keras.layers.Wrapper):
             policy = policy.name.split("_from_")[-1]
         super().__init__(layer, **{"dtype": policy, **kwargs})
         self.supports_masking = layer.supports_masking
+        self.input_spec = layer.input_spec
         # Keras applies it to the output of a call, and the wrapped layer's own is not called.
         self.activity_regularizer = layer.activity_regularizer
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # The layer knows more of its inputs now.
+        self.input_spec = self.layer.input_spec or self.input_spec
 
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask)

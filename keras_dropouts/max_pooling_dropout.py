@@ -81,7 +81,8 @@ class MaxPoolingDropout(RandomLayer):
 
     def compute_output_shape(self, input_shape):
         shape = self._max_pool(keras.KerasTensor(input_shape)).shape
-        if any(n is not None and n < 1 for n in shape[1:]):
+        space = shape[2:] if self.data_format == "channels_first" else shape[1:-1]
+        if any(n is not None and n < 1 for n in space):
             raise ValueError(
                 f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
                 f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"

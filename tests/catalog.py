@@ -32,6 +32,7 @@ class Row:
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
+        plain: Makes the layer of Keras that does the same without drawing: for the elementwise, none.
         stand_in: A subclass that takes one tensor, where the layer takes more.
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
@@ -54,6 +55,7 @@ class Row:
     drops: str
     arguments: dict = dataclasses.field(default_factory=dict)
     wrapped: Callable | None = None
+    plain: Callable | None = None
     stand_in: type | None = None
     parameter: str = "rate"
     tied: tuple = ()
@@ -215,6 +217,7 @@ ROWS = [
         shape=(3, 11, 6),
         golden="a92141979fc5b047",
         drops="elements of a sequence, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling1D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -223,6 +226,7 @@ ROWS = [
         shape=(3, 5, 7, 6),
         golden="28b76bdf98df919d",
         drops="elements of an image, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling2D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -231,6 +235,7 @@ ROWS = [
         shape=(3, 4, 5, 2, 6),
         golden="20e5ffaa4b145114",
         drops="elements of a volume, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling3D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -258,6 +263,7 @@ ROWS = [
         golden="7aa47c2cbffc793a",
         drops="units, the less active ones more often",
         wrapped=dense,
+        plain=dense,
         parameter="alpha",
         elementwise=False,
     ),
@@ -267,6 +273,7 @@ ROWS = [
         golden="f416ee2cae59b8b9",
         drops="weights and biases",
         wrapped=dense,
+        plain=dense,
         elementwise=False,
     ),
     Row(
@@ -275,6 +282,7 @@ ROWS = [
         golden="b2f218641f90709c",
         drops="features of what a recurrent layer reads from its input and its own output, in all timesteps",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
@@ -283,6 +291,7 @@ ROWS = [
         golden="73311905db6213b9",
         drops="elements of a recurrent layer's memory, in all timesteps",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
@@ -291,6 +300,7 @@ ROWS = [
         golden="f978df57de312a52",
         drops="elements of what a timestep adds to a recurrent layer's memory",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
@@ -299,6 +309,7 @@ ROWS = [
         golden="ecc5701441d11c2c",
         drops="nothing: keeps elements of a recurrent layer's states as in the timestep before",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
 ]

@@ -432,6 +432,16 @@ def test_integers_are_taken_as_the_wrapped_layer_takes_them(wrapper):
         np.testing.assert_array_equal(one, other)
 
 
+@wrappers
+def test_inputs_that_the_wrapped_layer_refuses_are_refused(wrapper):
+    with pytest.raises(ValueError, match="expected min_ndim=2, found ndim=1"):
+        wrapper(dense("relu"))(np.ones(4, "float32"))
+    layer = wrapper(dense("relu"))
+    layer(np.ones((2, 4), "float32"))
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have value 4"):
+        layer(np.ones((2, 5), "float32"))
+
+
 class TenTimes(keras.layers.Dense):
     def call(self, inputs, training=None):
         return 10 * super().call(inputs)
