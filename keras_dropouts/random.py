@@ -193,7 +193,7 @@ def rate_of(state):
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
     if torch.jit.is_tracing():
         # TorchScript, of which ONNX files are made, cannot take the bits of one type for those of another.
-        return torch.from_numpy(bits.numpy(force=True).view("float32"))
+        return torch.from_numpy(bits.numpy(force=True).view("float32")).to(bits.device)
     return bits.view(torch.float32)
 
 
@@ -350,7 +350,8 @@ def hinted(function):
 
     @functools.wraps(function)
     def call(*args):
-        with tf.xla.experimental.jit_scope() if tf.inside_function() else contextlib.nullcontext():
+        in_graph = tf.inside_function() and _xla_is_there()
+        with tf.xla.experimental.jit_scope() if in_graph else contextlib.nullcontext():
             return function(*args)
 
     return call
