@@ -33,6 +33,10 @@ class DropBlock(RandomLayer):
         self.data_format = checked_data_format(data_format, self.dimensions)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
+    def _train(self, inputs, key, rate):
+        # No block fits.
+        return inputs if 0 in tuple(inputs.shape) else super()._train(inputs, key, rate)
+
     def _keep_mask(self, inputs, key, rate):
         shape = list(ops.shape(inputs))
         channels = 1 if self.data_format == "channels_first" else self.dimensions + 1

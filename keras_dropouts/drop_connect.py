@@ -29,8 +29,10 @@ class DropConnect(KernelWrapper, RandomLayer):
     activation* over it, which is not the activation of the mean.
 
     Args:
-        layer: The layer to wrap, built or not: a `keras.layers.Dense`, or any whose kernel and bias are all that it
-            applies to its input before its activation, as convolutions and `EinsumDense`. Its weights stay its own.
+        layer: The layer to wrap, built or not: a `keras.layers.Dense`, `EinsumDense` or convolution, transposed or
+            depthwise too, with or without LoRA, or a subclass that computes the same. A Dense may be quantized
+            (`"int8"`, `"int4"`, `"float8"`): dropped are the numbers that its kernel stands for. Its weights stay its
+            own.
         rate: The probability of dropping a weight: a number in `[0, 1]` (taken to the nearest 2**-16), or a
             `keras.optimizers.schedules.LearningRateSchedule` of such numbers, whose step is the number of times the
             layer has been called in training. `layer.rate = r` takes effect at the next batch.
@@ -52,7 +54,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         The wrapped layer's.
 
     Raises:
-        ValueError: Where an argument is not as described, or the layer has no kernel (once it is built).
+        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not.
 
     Reference:
         Wan et al., "Regularization of Neural Networks using DropConnect", ICML 2013, PMLR 28(3):1058-1066.
@@ -98,6 +100,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         self.per_example = per_example
 
     def call(self, inputs, training=False):
+        inputs = ops.cast(inputs, self.compute_dtype)
         kernel, bias = self._weights()
         if not self._trains(training):
             return self._infer(inputs, kernel, bias)
@@ -117,7 +120,7 @@ class DropConnect(KernelWrapper, RandomLayer):
     def _infer(self, inputs, kernel, bias):
         keep = random.keep_probability(self._rate_at(self._random_state.state.value))
         mean = random.scale(keep, self._apply(inputs, kernel, bias))
-        activation = getattr(self.layer, "activation", None)
+        activation = self.layer.activation
         if activation in (None, keras.activations.linear):
             return mean
         # Squares overflow in narrow types.

@@ -1,6 +1,20 @@
 import keras
+from keras import layers, ops
 
 from keras_dropouts.layer_wrapper import LayerWrapper
+
+LAYERS = (
+    layers.Dense,
+    layers.EinsumDense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+)
 
 
 class KernelWrapper(LayerWrapper):
@@ -16,31 +30,33 @@ class KernelWrapper(LayerWrapper):
                 f"`layer` is wrapped in {layer.__class__.__name__} already, which drops by its weights. Wrap the layer "
                 f"inside, `layer.layer`, instead. Received: layer={layer!r}"
             )
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(f"`layer` must be a Keras layer that has a kernel. Received: layer={layer!r}")
-        super().__init__(layer, **kwargs)
-        if layer.built:
-            self._check_kernel()
-
-    def _check_kernel(self):
-        if not isinstance(getattr(self.layer, "kernel", None), keras.Variable):
+        if not any(isinstance(layer, known) and _computes(type(layer)) == _computes(known) for known in LAYERS):
             raise ValueError(
-                f"`layer` must have a kernel that it applies to its input, as Dense, EinsumDense and the convolutions "
-                f"have, neither quantized nor with LoRA; wrap such a layer. Received: layer={self.layer!r}"
+                f"`layer` must be a keras.layers.Dense, EinsumDense, a convolution (transposed or depthwise, but not "
+                f"separable), or a subclass of one that computes the same: of another layer it is not known what it "
+                f"does with its kernel. Received: layer={layer!r}"
             )
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self._check_kernel()
+        super().__init__(layer, **kwargs)
 
     def _weights(self):
         """Returns the wrapped layer's kernel and bias (or `None`) as tensors."""
-        bias = getattr(self.layer, "bias", None)
-        return self.layer.kernel.value, None if bias is None else bias.value
+        bias = None if self.layer.bias is None else self.layer.bias.value
+        mode = self.layer.quantization_mode
+        if mode is None:
+            kernel = self.layer.kernel
+            # With LoRA it is the merged kernel, a tensor.
+            return kernel.value if isinstance(kernel, keras.Variable) else kernel, bias
+        if not isinstance(self.layer, layers.Dense) or mode not in ("int8", "int4", "float8"):
+            raise ValueError(
+                f"A quantized `layer` must be a keras.layers.Dense in mode 'int8', 'int4' or 'float8'. The `filters` "
+                f"of `model.quantize` leave others as they are. "
+                f"Received: layer={self.layer!r} with quantization_mode={mode!r}"
+            )
+        # Each mode stores its numbers in another way; in all of them the kernel is the answer to unit vectors.
+        return self._twin(bias=None)(ops.eye(self.layer.input_spec.axes[-1], dtype=self.compute_dtype)), bias
 
     def _activation(self, inputs):
-        activation = getattr(self.layer, "activation", None)
-        return inputs if activation is None else activation(inputs)
+        return inputs if self.layer.activation is None else self.layer.activation(inputs)
 
     def _apply(self, inputs, kernel, bias):
         """Returns `inputs * kernel + bias`, in the type of the inputs; without the activation.
@@ -49,16 +65,23 @@ class KernelWrapper(LayerWrapper):
             inputs: As for the wrapped layer.
             kernel, bias: Tensors that take the places of its own; `bias` is `None` where it has none.
         """
-        # A twin that shares the variables: setting the activation aside on the layer itself would show.
-        twin = object.__new__(type(self.layer))
-        vars(twin).update(vars(self.layer), activation=keras.activations.linear, activity_regularizer=None)
+        kernel, bias = (None if x is None else ops.cast(x, inputs.dtype) for x in (kernel, bias))
+        name = "_kernel" if isinstance(getattr(type(self.layer), "kernel", None), property) else "kernel"
+        twin = self._twin(**{name: kernel}, bias=bias, lora_enabled=False)
         twin.dtype_policy = keras.backend.standardize_dtype(inputs.dtype)
-        # The last value given for a variable holds.
-        values = [(v, v.value) for v in self.layer.variables] + [(self.layer.kernel, kernel)]
-        if bias is not None:
-            values.append((self.layer.bias, bias))
-        with keras.StatelessScope(values):
-            return twin(inputs)
+        return twin(inputs)
+
+    def _twin(self, **attributes):
+        """A layer that shares all but these; setting the activation aside on the layer itself would show."""
+        twin = object.__new__(type(self.layer))
+        linear = {"activation": keras.activations.linear, "activity_regularizer": None}
+        vars(twin).update({**vars(self.layer), **linear, **attributes})
+        return twin
 
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)
+
+
+def _computes(layer):
+    """What makes the output of a layer of such a class."""
+    return [getattr(layer, name, None) for name in ("call", "kernel", "convolution_op")]

@@ -5,11 +5,20 @@ class LayerWrapper(keras.layers.Wrapper):
     """What the layers share that wrap another: its types, its masks and losses, and the config."""
 
     def __init__(self, layer, **kwargs):
-        # A wrapper computes in the type of what it wraps.
-        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+        # A wrapper computes in the type of what it wraps, and is not quantized itself: "int8_from_float32" is float32.
+        policy = layer.dtype_policy
+        if policy.quantization_mode is not None:
+            policy = policy.name.split("_from_")[-1]
+        super().__init__(layer, **{"dtype": policy, **kwargs})
         self.supports_masking = layer.supports_masking
+        self.input_spec = layer.input_spec
         # Keras applies it to the output of a call, and the wrapped layer's own is not called.
         self.activity_regularizer = layer.activity_regularizer
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        # The layer knows more of its inputs now.
+        self.input_spec = self.layer.input_spec or self.input_spec
 
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask)

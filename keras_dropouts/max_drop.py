@@ -76,6 +76,9 @@ class MaxDrop(RandomLayer):
         super().build(input_shape)
 
     def _train(self, inputs, key, rate):
+        if 0 in tuple(inputs.shape):
+            # Nothing is the largest.
+            return inputs
         return random.replayed(self._drop, inputs, key, rate)
 
     def _drop(self, inputs, key, rate):

@@ -74,14 +74,19 @@ class MaxPoolingDropout(RandomLayer):
         if self.padding == "same":
             edges = [(0, 0)] * len(shape)
             for axis, (size, stride) in zip(space, windows, strict=True):
-                missing = _at_least_0((shape[axis] - 1) // stride * stride + size - shape[axis])
+                missing = size - 1 - (shape[axis] - 1) % stride
+                if size < stride:
+                    # At least 0, in arithmetic that a size of any kind takes.
+                    missing = (missing + abs(missing)) // 2
                 edges[axis] = (missing // 2, missing - missing // 2)
-            inputs = ops.pad(inputs, edges, constant_values=-np.inf)
+            # No infinities: in ONNX a selection may be a product with 0 and 1.
+            inputs = ops.maximum(ops.pad(inputs, edges, constant_values=-np.inf), _lowest(inputs))
         return _weighted(inputs, keep, first, windows)
 
     def compute_output_shape(self, input_shape):
         shape = self._max_pool(keras.KerasTensor(input_shape)).shape
-        if any(n is not None and n < 1 for n in shape[1:]):
+        space = shape[2:] if self.data_format == "channels_first" else shape[1:-1]
+        if any(n is not None and n < 1 for n in space):
             raise ValueError(
                 f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
                 f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
@@ -98,10 +103,6 @@ class MaxPoolingDropout(RandomLayer):
         }
 
 
-def _at_least_0(n):
-    return max(n, 0) if isinstance(n, int) else ops.maximum(n, 0)
-
-
 @random.fused
 def _kept(inputs, keep):
     return ops.where(keep, inputs, ops.cast(-np.inf, inputs.dtype))
@@ -110,16 +111,20 @@ def _kept(inputs, keep):
 def _or_0(x):
     """Returns 0 where nothing is."""
     # TensorFlow takes the maximum from the lowest finite number on.
-    lowest = ops.nan_to_num(ops.cast(-np.inf, x.dtype))
-    return ops.where(x <= lowest, ops.zeros_like(x), x)
+    return ops.where(x <= _lowest(x), ops.zeros_like(x), x)
 
 
-@random.fused
+def _lowest(x):
+    """The lowest finite number of the type of x."""
+    return ops.nan_to_num(ops.cast(-np.inf, x.dtype))
+
+
+@random.hinted
 def _weighted(inputs, keep, first, windows):
     """Returns the mean of the largest kept element of each window.
 
     Args:
-        inputs: The tensor to pool, with padding of -inf.
+        inputs: The tensor to pool, with padding of its type's lowest number.
         keep: The probability of keeping an element.
         first: The first axis of space.
         windows: The size of a window and the stride to the next, for each axis of space.

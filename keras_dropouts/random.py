@@ -191,6 +191,9 @@ def rate_of(state):
         return tf.bitcast(bits, tf.float32)
     if BACKEND == "jax":
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
+    if torch.jit.is_tracing():
+        # TorchScript, of which ONNX files are made, cannot take the bits of one type for those of another.
+        return torch.from_numpy(bits.numpy(force=True).view("float32")).to(bits.device)
     return bits.view(torch.float32)
 
 
@@ -333,6 +336,23 @@ def fused(function):
     @functools.wraps(function)
     def call(x, *args):
         return (one if _is_for_one_kernel(function, x.shape.as_list()) else function)(x, *args)
+
+    return call
+
+
+def hinted(function):
+    """Decorates what runs at inference, as `fused` but in plain operations, which other makers' programs read.
+
+    TensorFlow: the operations of a graph carry a hint, upon which XLA compiles them where it is to be had.
+    """
+    if BACKEND != "tensorflow":
+        return fused(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        in_graph = tf.inside_function() and _xla_is_there()
+        with tf.xla.experimental.jit_scope() if in_graph else contextlib.nullcontext():
+            return function(*args)
 
     return call
 

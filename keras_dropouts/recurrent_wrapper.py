@@ -64,7 +64,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
                     f"layer={layer!r} with dropout={cell.dropout}, recurrent_dropout={cell.recurrent_dropout}"
                 )
         super().__init__(layer, rate=rate, seed=seed, **kwargs)
-        self.input_spec = layer.input_spec
+        self.input_spec = keras.InputSpec(ndim=3)
 
     def _draws(self, cell, rate):
         """Returns a list of pairs, for each mask that a step of the cell takes: its size, and the rate to drop at."""
@@ -85,6 +85,11 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         super().build(sequences_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
+        if sequences.shape[1] == 0:
+            raise ValueError(
+                f"`sequences` must have a timestep or more. Received: sequences of shape {tuple(sequences.shape)}"
+            )
+        sequences = ops.cast(sequences, self.compute_dtype)
         if not self._trains(training):
             return self._infer(sequences, initial_state, mask)
         key, rate = self._next_draw()

@@ -20,8 +20,9 @@ class Standout(KernelWrapper, SeededLayer):
     multiplied by the probability. The greater `W a`, the more probably the unit is kept (where `alpha > 0`).
 
     Args:
-        layer: The layer to wrap, built or not: a `keras.layers.Dense`, or any whose kernel and bias are all that it
-            applies to its input before its activation. Its weights stay its own.
+        layer: The layer to wrap, built or not: a `keras.layers.Dense`, `EinsumDense` or convolution, transposed or
+            depthwise too, with or without LoRA, or a subclass that computes the same. A Dense may be quantized
+            (`"int8"`, `"int4"`, `"float8"`): `W` is what its kernel stands for. Its weights stay its own.
         alpha: The factor of the weights, a finite number.
         beta: What is added, a finite number.
         beta_mode: What `beta` is added to. `"shift"` (the default, and the common reading): to the sum, as above.
@@ -42,7 +43,7 @@ class Standout(KernelWrapper, SeededLayer):
         The wrapped layer's.
 
     Raises:
-        ValueError: Where an argument is not as described, or the layer has no kernel (once it is built).
+        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not.
 
     Reference:
         Ba and Frey, "Adaptive dropout for training deep neural networks", NIPS 2013, algorithm 2.
@@ -75,7 +76,7 @@ class Standout(KernelWrapper, SeededLayer):
         self.beta_mode = checked_choice("beta_mode", beta_mode, "shift", "weights")
 
     def call(self, inputs, training=False):
-        outputs, probability = self._outputs_and_probability(inputs)
+        outputs, probability = self._outputs_and_probability(ops.cast(inputs, self.compute_dtype))
         if not self._trains(training):
             return random.scale(probability, outputs)
         key = random.key_of(self._next_state())

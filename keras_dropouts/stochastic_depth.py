@@ -23,11 +23,11 @@ class StochasticDepth(Dropout):
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        inputs: A list of two tensors, shortcut and residual, the residual of a floating-point type.
+        inputs: A list or tuple of two tensors, shortcut and residual, the residual of a floating-point type.
         training: Whether to drop.
 
     Input shape:
-        Two shapes, as for `keras.layers.Add`: the same, or such that broadcast to one another.
+        Two shapes: the same, or of the same rank and such that broadcast to one another.
 
     Output shape:
         That of the sum.
@@ -60,10 +60,14 @@ class StochasticDepth(Dropout):
         return (1,) * len(inputs.shape)
 
     def call(self, inputs, training=False):
+        if not isinstance(inputs, (list, tuple)):
+            raise ValueError(f"`inputs` must be a list or tuple of two tensors. Received: inputs={inputs!r}")
         shortcut, residual = inputs
+        _check_shapes(shortcut.shape, residual.shape)
         return ops.add(shortcut, super().call(residual, training=training))
 
     def compute_output_shape(self, input_shape):
+        _check_shapes(*input_shape)
         return keras.layers.Add(name="add").compute_output_shape(input_shape)
 
     def compute_mask(self, inputs, previous_mask):
@@ -73,3 +77,12 @@ class StochasticDepth(Dropout):
         config = super().get_config()
         del config["noise_shape"], config["scaling"]
         return config
+
+
+def _check_shapes(shortcut, residual):
+    sizes = zip(shortcut, residual, strict=False)
+    if len(shortcut) != len(residual) or any(m != n and not {1, None} & {m, n} for m, n in sizes):
+        raise ValueError(
+            f"`inputs` must be two tensors of the same rank whose shapes broadcast to one another. "
+            f"Received: inputs of shapes {tuple(shortcut)} and {tuple(residual)}"
+        )

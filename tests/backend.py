@@ -32,7 +32,7 @@ def multiplier(layer, shape):
 
 
 def digest(row):
-    layer = row.make(0.3)
+    layer = row.make(row.golden_rate)
     calls = np.stack([multiplier(layer, row.shape) for _ in range(2)])
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 

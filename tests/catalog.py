@@ -29,9 +29,12 @@ class Row:
         layer: The class.
         shape: The shape of an input, not square, not a multiple of 4.
         golden: What `digest` gives, on every backend.
+        golden_rate: The rate of that: one with a scale that is a power of 2, where the layer sums what it scales. Only
+            then are the sums the same whatever their order, which a processor chooses.
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
+        plain: Makes the layer of Keras that does the same without drawing: for the elementwise, none.
         stand_in: A subclass that takes one tensor, where the layer takes more.
         parameter: The name of the argument that says how much.
         tied: The axes along which one draw serves.
@@ -54,8 +57,10 @@ class Row:
     drops: str
     arguments: dict = dataclasses.field(default_factory=dict)
     wrapped: Callable | None = None
+    plain: Callable | None = None
     stand_in: type | None = None
     parameter: str = "rate"
+    golden_rate: float = 0.3
     tied: tuple = ()
     dependent: tuple = ()
     area: tuple = (1.0, 1.0)
@@ -215,6 +220,7 @@ ROWS = [
         shape=(3, 11, 6),
         golden="a92141979fc5b047",
         drops="elements of a sequence, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling1D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -223,6 +229,7 @@ ROWS = [
         shape=(3, 5, 7, 6),
         golden="28b76bdf98df919d",
         drops="elements of an image, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling2D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -231,6 +238,7 @@ ROWS = [
         shape=(3, 4, 5, 2, 6),
         golden="20e5ffaa4b145114",
         drops="elements of a volume, before the maximum of each window is taken",
+        plain=keras.layers.MaxPooling3D,
         keeps_masks=False,
         elementwise=False,
     ),
@@ -258,6 +266,7 @@ ROWS = [
         golden="7aa47c2cbffc793a",
         drops="units, the less active ones more often",
         wrapped=dense,
+        plain=dense,
         parameter="alpha",
         elementwise=False,
     ),
@@ -267,30 +276,37 @@ ROWS = [
         golden="f416ee2cae59b8b9",
         drops="weights and biases",
         wrapped=dense,
+        plain=dense,
         elementwise=False,
     ),
     Row(
         kd.VariationalRNNDropout,
         shape=(5, 3, 7),
-        golden="b2f218641f90709c",
+        golden="f19c961ba0ca7e6d",
+        golden_rate=0.5,
         drops="features of what a recurrent layer reads from its input and its own output, in all timesteps",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
         kd.RNNDrop,
         shape=(5, 3, 7),
-        golden="73311905db6213b9",
+        golden="8140dffa5d616e4e",
+        golden_rate=0.5,
         drops="elements of a recurrent layer's memory, in all timesteps",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
         kd.RecurrentDropout,
         shape=(5, 3, 7),
-        golden="f978df57de312a52",
+        golden="404014d738355198",
+        golden_rate=0.5,
         drops="elements of what a timestep adds to a recurrent layer's memory",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
     Row(
@@ -299,6 +315,7 @@ ROWS = [
         golden="ecc5701441d11c2c",
         drops="nothing: keeps elements of a recurrent layer's states as in the timestep before",
         wrapped=lstm,
+        plain=lstm,
         elementwise=False,
     ),
 ]

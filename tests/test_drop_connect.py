@@ -1,5 +1,7 @@
 """DropConnect against masks by the thousand, and what it leaves of the layer that it wraps."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -322,18 +324,189 @@ def test_squares_do_not_overflow_in_half_precision():
     np.testing.assert_allclose(to_numpy(wrapper(v)), 40.01, atol=0.05)
 
 
+wrappers = pytest.mark.parametrize(
+    "wrapper",
+    # Whose masks do not depend on the kernel: a unit is kept as often as not.
+    [lambda layer: DropConnect(layer, seed=1), lambda layer: Standout(layer, alpha=0.0, seed=1)],
+    ids=["DropConnect", "Standout"],
+)
+
+
+def answers(layer, x):
+    """In training, with the same masks each time, and at inference."""
+    layer._random_state.write(calls=0)
+    return [train(layer, x), to_numpy(layer(x))]
+
+
+@wrappers
+@pytest.mark.parametrize(("mode", "levels"), [("int8", 127), ("int4", 7), ("float8", 8)])
+def test_a_quantized_kernel_is_off_by_its_steps(wrapper, mode, levels, tmp_path):
+    x = inputs(6, examples=9)
+    model = keras.Sequential([keras.Input((6,)), wrapper(keras.layers.Dense(3, "relu", bias_initializer="ones"))])
+    layer = model.layers[0]
+    before, kernel = answers(layer, x), abs(layer.layer.get_weights()[0])
+    with warnings.catch_warnings():
+        # That the wrapper cannot be quantized itself.
+        warnings.simplefilter("ignore")
+        model.quantize(mode)
+    # What float8 rounds by is in proportion to the number; an output changes by no more than the sum that it reads.
+    steps = (kernel if mode == "float8" else kernel.max(0, keepdims=True) * np.ones_like(kernel)) / levels
+    after = answers(layer, x)
+    for one, other in zip(before, after, strict=True):
+        assert (one != other).any()
+        assert (abs(one - other) <= abs(x) @ (steps / 2) + 1e-5).all()
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    assert np.isfinite(model.fit(x, np.zeros((9, 3)), verbose=0).history["loss"]).all()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").layers[0]
+    assert loaded.layer.quantization_mode == mode
+    for one, other in zip(answers(loaded, x), answers(layer, x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@wrappers
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: keras.layers.Dense(3, "tanh"), (5, 6)),
+        (lambda: keras.layers.Conv2D(3, 2, activation="tanh", data_format="channels_last"), (2, 4, 5, 2)),
+        (lambda: keras.layers.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d", activation="tanh"), (2, 5, 4)),
+    ],
+    ids=["Dense", "Conv2D", "EinsumDense"],
+)
+def test_with_lora_the_merged_kernel_is_dropped_from_and_its_factors_are_trained(wrapper, make, shape, tmp_path):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    model = keras.Sequential([keras.Input(shape[1:]), wrapper(make())])
+    layer = model.layers[0]
+    # After wrapping; another may have it before.
+    layer.layer.enable_lora(2)
+    layer.layer.lora_kernel_b.assign(np.random.default_rng(1).standard_normal(layer.layer.lora_kernel_b.shape))
+    merged = wrapper(make())
+    merged.build(shape)
+    merged.layer.set_weights([to_numpy(layer.layer.kernel), to_numpy(layer.layer.bias)])
+    for one, other in zip(answers(layer, x), answers(merged, x), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras").layers[0]
+    for one, other in zip(answers(loaded, x), answers(layer, x), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    before = {w.path: to_numpy(w) for w in model.weights}
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(x, np.zeros_like(to_numpy(model(x))))
+    moved = {w.name for w in model.weights if (to_numpy(w) != before[w.path]).any()}
+    assert moved == {"lora_kernel_a", "lora_kernel_b", "bias"}
+
+
+SPATIAL = {"data_format": "channels_last", "activation": "relu"}
+
+
+@wrappers
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda **kwargs: keras.layers.Dense(3, "relu", **kwargs), (2, 5)),
+        (lambda **kwargs: keras.layers.EinsumDense("abc,cd->abd", (None, 3), activation="relu", **kwargs), (2, 5, 4)),
+        (lambda **kwargs: keras.layers.Conv1D(3, 2, padding="causal", activation="relu", **kwargs), (2, 7, 4)),
+        (lambda **kwargs: keras.layers.Conv2DTranspose(3, 2, **SPATIAL, **kwargs), (2, 3, 5, 4)),
+        (lambda **kwargs: keras.layers.DepthwiseConv2D(2, **SPATIAL, **kwargs), (2, 3, 5, 4)),
+    ],
+    ids=["Dense", "EinsumDense", "Conv1D", "Conv2DTranspose", "DepthwiseConv2D"],
+)
+def test_weights_of_narrow_types(wrapper, make, shape, dtype):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    narrow, wide = wrapper(make(dtype=dtype)), wrapper(make())
+    for layer in (narrow, wide):
+        layer.build(shape)
+    wide.layer.set_weights([to_numpy(w) for w in narrow.layer.weights])
+    for one, other in zip(answers(narrow, x), answers(wide, x), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.03)
+    assert keras.backend.standardize_dtype(narrow(x).dtype) == dtype
+
+
+@wrappers
+def test_integers_are_taken_as_the_wrapped_layer_takes_them(wrapper):
+    x = np.arange(12).reshape(2, 6)
+    layer = wrapper(dense("relu"))
+    for one, other in zip(answers(layer, x), answers(layer, x.astype("float32")), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@wrappers
+def test_inputs_that_the_wrapped_layer_refuses_are_refused(wrapper):
+    with pytest.raises(ValueError, match="expected min_ndim=2, found ndim=1"):
+        wrapper(dense("relu"))(np.ones(4, "float32"))
+    layer = wrapper(dense("relu"))
+    layer(np.ones((2, 4), "float32"))
+    with pytest.raises(ValueError, match="expected axis -1 of input shape to have value 4"):
+        layer(np.ones((2, 5), "float32"))
+
+
+class TenTimes(keras.layers.Dense):
+    def call(self, inputs, training=None):
+        return 10 * super().call(inputs)
+
+
+class OwnKernel(keras.layers.Dense):
+    @property
+    def kernel(self):
+        return 10 * super().kernel
+
+
+class OwnConvolution(keras.layers.Conv1D):
+    def convolution_op(self, inputs, kernel):
+        return 10 * super().convolution_op(inputs, kernel)
+
+
+class OwnDefaults(keras.layers.Dense):
+    def __init__(self, units, activation="tanh", **kwargs):
+        super().__init__(units, activation, **kwargs)
+
+
+def test_a_subclass_that_computes_the_same_may_be_wrapped():
+    x = inputs(6)
+    layer = OwnDefaults(3)
+    np.testing.assert_allclose(to_numpy(DropConnect(layer, 0)(x)), to_numpy(layer(x)), rtol=1e-6)
+
+
+@wrappers
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "Dense",
+        keras.layers.Dense,
+        keras.layers.Flatten(),
+        keras.layers.LayerNormalization(),
+        keras.layers.LSTM(3),
+        keras.layers.LSTMCell(3),
+        keras.layers.SeparableConv1D(3, 2),
+        keras.layers.SpectralNormalization(keras.layers.Dense(3)),
+        TenTimes(3),
+        OwnKernel(3),
+        OwnConvolution(3, 2),
+    ],
+    ids=lambda layer: getattr(layer, "name", str(layer)),
+)
+def test_a_layer_that_may_do_something_else_with_its_kernel_is_refused(wrapper, layer):
+    with pytest.raises(ValueError, match=r"`layer` must be a keras.layers.Dense, .* Received: layer="):
+        wrapper(layer)
+
+
+@wrappers
+def test_what_quantization_leaves_no_kernel_of_is_refused(wrapper):
+    einsum = keras.layers.EinsumDense("ab,bc->ac", 3)
+    einsum.build((2, 5))
+    einsum.quantize("int8")
+    uncalibrated = keras.layers.Dense(3)
+    uncalibrated.build((2, 5))
+    uncalibrated.quantize("gptq", config=keras.quantizers.GPTQConfig(dataset=None, tokenizer=None))
+    for layer, mode in ((einsum, "int8"), (uncalibrated, "gptq")):
+        with pytest.raises(ValueError, match=f"(?s)A quantized `layer` must be .*quantization_mode='{mode}'"):
+            wrapper(layer)(np.ones((2, 5), "float32"))
+
+
 @pytest.mark.parametrize("wrapper", [DropConnect, Standout])
-def test_layers_that_cannot_be_wrapped_are_refused(wrapper):
-    with pytest.raises(ValueError, match=r"`layer` must be a Keras layer that has a kernel. Received: layer='Dense'"):
-        wrapper("Dense")
-    with pytest.raises(ValueError, match=r"`layer` must have a kernel .* wrap such a layer. Received: layer=<Flatten"):
-        wrapper(keras.layers.Flatten())(np.ones((2, 3), "float32"))
-    with pytest.raises(ValueError, match=r"`layer` must have a kernel .* Received: layer=<LSTM"):
-        wrapper(keras.layers.LSTM(4))(np.ones((2, 3, 4), "float32"))
-    built = keras.layers.LayerNormalization()
-    built.build((2, 3))
-    with pytest.raises(ValueError, match=r"`layer` must have a kernel .* Received: layer=<LayerNorm"):
-        wrapper(built)
+def test_a_wrapped_layer_is_not_wrapped_again(wrapper):
     for inner in (DropConnect, Standout):
         with pytest.raises(ValueError, match=f"in {inner.__name__} already.* Wrap the layer inside, `layer.layer`"):
             wrapper(inner(keras.layers.Dense(3)))

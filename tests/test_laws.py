@@ -512,6 +512,29 @@ def test_a_bad_seed_is_refused(row, seed):
         row.make(0.5, seed=seed)
 
 
+def takes(layer, shape):
+    """Whether Keras's own layer takes an input of such a shape: some make an error of an axis of size 0."""
+    try:
+        layer.compute_output_spec(keras.KerasTensor(shape))
+        layer(np.ones(shape, "float32"))
+    except Exception:
+        return False
+    return True
+
+
+@every
+def test_what_is_empty_stays_empty(row):
+    for axis in range(len(row.shape)):
+        shape = (*row.shape[:axis], 0, *row.shape[axis + 1 :])
+        if row.plain and not takes(row.plain(), shape):
+            continue
+        x, layer = np.ones(shape, "float32"), row.make(0.5)
+        upstream = np.ones(layer.compute_output_shape(shape), "float32")
+        y, gradient = value_and_gradient(lambda x, layer=layer: layer(x, training=True), x, upstream)
+        assert (y.shape, gradient.shape) == (upstream.shape, shape)
+        assert to_numpy(layer(x)).shape == upstream.shape
+
+
 @elementwise
 def test_a_scalar_of_any_kind_is_a_number(row):
     for rate in (np.float16(0.5), np.array(0.5), ops.convert_to_tensor(0.5), ops.cast(0.5, "bfloat16")):

@@ -185,6 +185,28 @@ def test_monte_carlo_draws_anew():
     assert (prediction.std.max(1) > 1e-3).all()
 
 
+@every
+def test_inputs_that_are_no_sequences_are_refused(method):
+    for layer in (layers.LSTM(3), layers.RNN(layers.GRUCell(3))):
+        for shape in ((2, 3), (2, 3, 4, 5)):
+            with pytest.raises(ValueError, match=f"expected ndim=3, found ndim={len(shape)}"):
+                method(layer, 0.5)(np.ones(shape, "float32"))
+        for training in (False, True):
+            with pytest.raises(ValueError, match=r"(?s)`sequences` must have a timestep.*Received: .*\(2, 0, 4\)"):
+                method(layer, 0.5)(np.ones((2, 0, 4), "float32"), training=training)
+
+
+@every
+def test_integers_are_taken_as_the_wrapped_layer_takes_them(method):
+    x = np.arange(SAMPLES * TIMESTEPS * FEATURES).reshape(X.shape) % 3
+    wrapper = method(LSTM(**LAST), 0.25)
+    for training in (False, True):
+        wrapper._random_state.write(calls=0)
+        one = to_numpy(wrapper(x, training=training))
+        wrapper._random_state.write(calls=0)
+        np.testing.assert_array_equal(one, to_numpy(wrapper(x.astype("float32"), training=training)))
+
+
 class OwnCell(layers.LSTMCell):
     pass
 

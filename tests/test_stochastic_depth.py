@@ -1,5 +1,7 @@
 """StochasticDepth against the random bits of the oracle and the equations of its paper."""
 
+import re
+
 import keras
 import numpy as np
 import oracle
@@ -88,6 +90,30 @@ def test_it_takes_the_place_of_add():
     masks = [ops.convert_to_tensor(mask) for mask in ([True, False, False], [True, True, False])]
     summed = StochasticDepth().compute_mask(symbols, masks)
     np.testing.assert_array_equal(ops.convert_to_numpy(summed), [True, True, False])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("other", [(2, 4), (3, 3), (3,), (2, 1, 3)], ids=str)
+def test_shapes_that_do_not_fit_are_refused(other, training):
+    shapes = [(2, 3), other]
+    for pair in (shapes, shapes[::-1]):
+        message = (
+            rf"(?s)`inputs` must be two tensors.*Received: inputs of shapes {re.escape(f'{pair[0]} and {pair[1]}')}"
+        )
+        layer = StochasticDepth()
+        with pytest.raises(ValueError, match=message):
+            layer([np.ones(shape, "float32") for shape in pair], training=training)
+        with pytest.raises(ValueError, match=message):
+            layer.compute_output_shape(pair)
+    # Later too, when the layer has been built.
+    layer([np.ones((2, 3), "float32")] * 2)
+    with pytest.raises(ValueError, match="`inputs` must be"):
+        layer([np.ones(shape, "float32") for shape in shapes], training=training)
+
+
+def test_a_dictionary_is_refused():
+    with pytest.raises(ValueError, match=r"(?s)`inputs` must be a list or tuple of two tensors.*Received: inputs="):
+        StochasticDepth()({name: np.ones((2, 3), "float32") for name in ("shortcut", "residual")})
 
 
 @pytest.mark.parametrize("inputs", [np.ones((2, 3)), [np.ones((2, 3))], [np.ones((2, 3))] * 3], ids=len)

@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND
+from backend import BACKEND, to_numpy
 from catalog import ROWS
 from memory import kept_bytes
 
@@ -79,6 +79,23 @@ def test_batches_of_many_sizes_share_few_compiled_kernels(monkeypatch, in_graphs
         (tf.function(call) if in_graphs else call)(tf.ones((n, 16)))
     # In graphs those of the two sizes that an epoch of batches has.
     assert len(sizes) <= (1 + 2 * in_graphs)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="its programs are read by TensorFlow")
+# That PyTorch's tracer is old, and takes for constants what is constant here.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_inference_is_plain_operations(row):
+    """Of these ONNX and LiteRT files are made, which know no calls of compiled functions."""
+    layer, x = row.make(0.5), inputs(row)
+    expected = to_numpy(layer(x))
+    if BACKEND == "tensorflow":
+        served = tf.function(lambda x: layer(x, training=False), [tf.TensorSpec((None, *row.shape[1:]))])
+        types = {op.type for op in served.get_concrete_function().graph.get_operations()}
+        assert not [name for name in types if "Call" in name or "Xla" in name]
+    else:
+        served = torch.jit.trace(layer, x, check_trace=False)
+    np.testing.assert_allclose(to_numpy(served(x)), expected, rtol=1e-5)
 
 
 @every
