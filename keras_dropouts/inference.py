@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dropouts import random
+from keras_dropouts import random, rematerialization
 from keras_dropouts.base import SeededLayer, checked_count, checked_seed
 from keras_dropouts.layer_wrapper import LayerWrapper
 from keras_dropouts.surgery import inputs_like
@@ -180,7 +180,8 @@ class _Run:
             kwargs["training"] = True
         generators = [generator for part in layer._flatten_layers() for generator in part._seed_generators]
         values = [(v, v.value) for v in layer.variables]
-        values += [(generator.state, self._state_for(generator)) for generator in generators]
+        states = rematerialization.outside(lambda: [self._state_for(generator) for generator in generators])
+        values += [(generator.state, state) for generator, state in zip(generators, states, strict=True)]
         # What the layer does to its states ends with the scope.
         with keras.StatelessScope(values), _training_of(layer):
             return plain(*args, **kwargs)
@@ -421,7 +422,8 @@ class _Sampler(keras.Model):
         def predict(i):
             # The last value given for a variable holds, and what else the layer does to it ends with the scope.
             with keras.StatelessScope([*values, (state, state_at(i))]):
-                outputs = self.layer(inputs)
+                # Copied into the loop: TensorFlow cannot recompute there what comes from outside.
+                outputs = self.layer(tree.map_structure(ops.copy, inputs))
             self.structure = tree.map_structure(lambda _: None, outputs)
             return tree.flatten(outputs)
 

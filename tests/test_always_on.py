@@ -208,11 +208,14 @@ def test_runs_at_once_leave_nothing_behind():
 
 
 def test_rematerialization():
-    copy = always_on(functional(Rematerialized(kd.Dropout(0.5))))
+    model = functional(Rematerialized(kd.Dropout(0.5)))
+    copy = always_on(model)
     draws = [numbers(copy(X)), numbers(copy(X)), predict(copy, X), predict(copy, X)]
     assert all((one != other).any() for i, one in enumerate(draws) for other in draws[:i])
     # Twice: a quarter is kept.
     assert all(abs((draw != 0).mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / draw.size) for draw in draws)
+    samples = kd.monte_carlo(model, X, samples=2, verbose=0).samples
+    assert (samples[0] != samples[1]).any()
     with keras.RematScope("full"):
         model = functional(kd.Dropout(0.5), layers.Dropout(0.5))
     copy = always_on(model)
