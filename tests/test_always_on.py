@@ -331,6 +331,8 @@ def test_within_a_larger_model_it_says_nothing_to_the_others():
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="served by TensorFlow")
+# As Keras exports from JAX.
+@pytest.mark.filterwarnings("ignore:The `native_serialization` parameter is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["nested", "block", "recurrent"])
 def test_export(name, tmp_path):
     import tensorflow as tf
@@ -368,6 +370,7 @@ def test_dropout_that_is_not_called_at_inference_is_refused():
 def test_dropout_beside_batch_normalization_in_one_layer_is_refused():
     layer = Own()
     layer.norm = layers.BatchNormalization()
+    layer.norm.build((None, 6, 8))
     with pytest.raises(ValueError, match=r"(?s)`model` must not have dropout.*batch_normalization"):
         always_on(functional(layer))
 

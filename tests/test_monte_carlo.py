@@ -144,6 +144,8 @@ def of_an_array():
     return model, monte_carlo(model, X)
 
 
+# As Keras says of each generator that ends.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("source", [Batches, tensorflow_dataset, data_loader, lambda: (b for b in Batches())])
 def test_sources(source, of_an_array):
     model, expected = of_an_array
