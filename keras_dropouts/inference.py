@@ -4,21 +4,25 @@ import contextlib
 import contextvars
 import functools
 import math
-import weakref
+import threading
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dropouts import random
+from keras_dropouts import random, rematerialization
 from keras_dropouts.base import SeededLayer, checked_count, checked_seed
+from keras_dropouts.layer_wrapper import LayerWrapper
 from keras_dropouts.surgery import inputs_like
 
 # They draw in training too, but drop nothing. Keras has no public name for the base of its augmentation layers.
 NO_DROPOUT = (keras.layers.GaussianNoise, keras.layers.Rescaling.__base__)
 ACTIVE_IN_TRAINING = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization, *NO_DROPOUT)
 FOREIGN = (keras.layers.JaxLayer, keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
+# What calls a model for its user. A model that overrides it may prepare its inputs there, or change its outputs.
+PREDICTING = ("predict", "predict_step", "make_predict_function")
+EVALUATING = ("predict_on_batch", "evaluate", "test_step", "make_test_function", "test_on_batch")
 
 
 def always_on(model: keras.Model) -> keras.Model:
@@ -35,13 +39,14 @@ def always_on(model: keras.Model) -> keras.Model:
 
     Args:
         model: A built `keras.Model`: Sequential, functional or subclassed. A subclassed one must have one argument for
-            its inputs, which may be a dictionary.
+            its inputs, which may be a dictionary. A model that predicts or evaluates in a way of its own, as those of
+            KerasHub, which prepare their inputs in `predict`, is refused; the error says what to give instead.
 
     Returns:
-        A `keras.Model` that takes and gives what `model` does. It is not compiled: `evaluate` needs
-        `compile(loss=..., metrics=...)`. It can be saved and loaded, random state included. For that a subclassed model
-        must be as Keras asks, registered and with a `get_config`. On TensorFlow and JAX it can be exported; the
-        SavedModel draws new masks at each call.
+        A `keras.Model` that takes and gives what calling `model` does. It is not compiled: `evaluate` needs
+        `compile(loss=..., metrics=...)`, and `fit` is Keras's own. It can be saved and loaded, random state included.
+        For that a subclassed model must be as Keras asks, registered and with a `get_config`. On TensorFlow and JAX it
+        can be exported; the SavedModel draws new masks at each call.
 
     Raises:
         ValueError: Where `model` is not as described, has no dropout, or has some that cannot be switched on by
@@ -59,17 +64,33 @@ def always_on(model: keras.Model) -> keras.Model:
     >>> model.predict(x, verbose=0).min(), always_on(model).predict(x, verbose=0).min()
     (np.float32(1.0), np.float32(0.0))
     """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a keras.Model that is built: by a keras.Input, or by calling it once. "
-            f"Received: model={model!r}"
-        )
+    _check_model(model, PREDICTING + EVALUATING)
     name = f"{model.name}_always_on"
     layer = AlwaysOn(model)
     if not hasattr(model, "inputs"):
         return keras.Sequential([layer], name=name)
     inputs = inputs_like(model)
     return keras.Model(inputs, layer(inputs), name=name)
+
+
+def _check_model(model, methods):
+    """Raises a ValueError where the model cannot be called in place of these methods of it."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            f"`model` must be a keras.Model that is built: by a keras.Input, or by calling it once. "
+            f"Received: model={model!r}"
+        )
+    own = [
+        name for name in methods if getattr(getattr(model, name), "__func__", None) is not getattr(keras.Model, name)
+    ]
+    if own:
+        graph = hasattr(model, "inputs")
+        plain = "keras.Model(model.input, model.output)" if graph else "keras.Sequential([model]), called once"
+        raise ValueError(
+            f"`model` must predict and evaluate as keras.Model does: dropout is made active in its calls, and what its "
+            f"own `{own[0]}` does beside them, to the data or the outputs, would be passed by. Do that yourself, and "
+            f"give {plain}. Received: model={model!r}, which overrides {', '.join(own)}"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -94,11 +115,13 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
                 f"`model` must be made of Keras layers. It is not known whether there is dropout in what another "
                 f"framework runs. Received: a model with {foreign!r}"
             )
-        # A recurrent layer draws the masks for its cells.
-        cells = {cell for part in parts if isinstance(part, keras.layers.RNN) for cell in _cells(part)}
-        drawing = [part for part in parts if part not in cells and (_drops(part) or part._seed_generators)]
-        # Not a list, whose layers Keras would save a second time.
-        self._dropouts = frozenset(part for part in drawing if _drops(part))
+        # A recurrent layer draws the masks for its cells, and a wrapper of ours for what it wraps.
+        served = {cell for part in parts if isinstance(part, keras.layers.RNN) for cell in _cells(part)}
+        served |= {part.layer for part in parts if isinstance(part, LayerWrapper)}
+        # Not lists, whose layers Keras would save a second time.
+        self._dropouts = frozenset(part for part in parts if part not in served and _drops(part))
+        drawing = (part for part in parts if part not in served and part._seed_generators)
+        self._drawing = self._dropouts.union(drawing)
         if not self._dropouts:
             raise ValueError(
                 f"`model` must have dropout: layers with a seed generator that draw in training and not at inference. "
@@ -112,12 +135,11 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
                     f"stay in inference mode. Put the dropout into a layer of its own. "
                     f"Received: a model with {part!r}, which holds {others!r}"
                 )
-        for part in drawing:
-            _make_ask(part)
 
+    @random.uncompiled
     def call(self, inputs):
         run = _Run(self._next_state())
-        with _training_of(self), random.global_generator(run.word):
+        with _training_of(self), random.global_generator(run.word), _asking(self._drawing):
             token = _RUN.set(run)
             try:
                 outputs = self.layer(inputs, training=False)
@@ -137,7 +159,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
 
 # What runs in this thread or task, if anything.
 _RUN = contextvars.ContextVar("run", default=None)
-_asking: weakref.WeakSet = weakref.WeakSet()
+_LOCK = threading.Lock()
 
 
 class _Run:
@@ -156,9 +178,10 @@ class _Run:
         self.called.add(layer)
         if _drops(layer):
             kwargs["training"] = True
-        generators = [generator for part in (layer, *_cells(layer)) for generator in part._seed_generators]
+        generators = [generator for part in layer._flatten_layers() for generator in part._seed_generators]
         values = [(v, v.value) for v in layer.variables]
-        values += [(generator.state, self._state_for(generator)) for generator in generators]
+        states = rematerialization.outside(lambda: [self._state_for(generator) for generator in generators])
+        values += [(generator.state, state) for generator, state in zip(generators, states, strict=True)]
         # What the layer does to its states ends with the scope.
         with keras.StatelessScope(values), _training_of(layer):
             return plain(*args, **kwargs)
@@ -174,20 +197,39 @@ class _Run:
         return ops.concatenate([ops.cast(seed, generator.state.dtype), others])
 
 
-def _make_ask(layer):
-    """Lets the layer's `call` ask which run it is part of. Outside of a run it is as it was."""
-    if layer in _asking:
-        return
-    plain = layer.call
+class _Ask:
+    """Stands in for the `call` of a layer while there are runs: asks which one it is part of, if any."""
 
-    @functools.wraps(plain)
-    def call(*args, **kwargs):
+    def __init__(self, layer):
+        self.layer, self.plain, self.own, self.runs = layer, layer.call, "call" in vars(layer), 0
+        functools.update_wrapper(self, self.plain)
+
+    def __call__(self, *args, **kwargs):
         run = _RUN.get()
-        return run.call(layer, plain, *args, **kwargs) if run else plain(*args, **kwargs)
+        return run.call(self.layer, self.plain, *args, **kwargs) if run else self.plain(*args, **kwargs)
 
-    # Past Keras, which tracks what is set. It replaces `build` of each layer likewise.
-    vars(layer)["call"] = call
-    _asking.add(layer)
+
+@contextlib.contextmanager
+def _asking(layers):
+    """Within, the layers' `call` asks which run it is part of. Runs may be nested, and in several threads at once."""
+    with _LOCK:
+        for layer in layers:
+            ask = vars(layer).get("call")
+            if not isinstance(ask, _Ask):
+                # Past Keras, which tracks what is set.
+                ask = vars(layer)["call"] = _Ask(layer)
+            ask.runs += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for layer in layers:
+                ask = vars(layer)["call"]
+                ask.runs -= 1
+                if not ask.runs and ask.own:
+                    vars(layer)["call"] = ask.plain
+                elif not ask.runs:
+                    del vars(layer)["call"]
 
 
 @contextlib.contextmanager
@@ -237,12 +279,13 @@ def monte_carlo(
     call of `monte_carlo`.
 
     Args:
-        model: A `keras.Model` with dropout, as for `always_on`.
+        model: A `keras.Model` with dropout, as for `always_on`. It may evaluate in a way of its own, but not predict.
         x: Whatever `model.predict` reads: an array, a list or dictionary of arrays, a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, a PyTorch `DataLoader`, a generator.
-        samples: How often to predict, a positive integer.
-        batch_size: How many examples to predict at once, where `x` has no batches of its own. A larger one is faster
-            on PyTorch: 7 times for a small dense network and 256.
+        samples: How often to predict, a positive integer less than 2**31.
+        batch_size: How many examples to predict at once, where `x` has no batches of its own: a positive integer, or
+            `None` for Keras's own choice, 32. A larger one is faster on PyTorch: 7 times for a small dense network and
+            256.
         verbose: As for `model.predict`: the progress bar counts batches.
         seed: `None`, or an integer in `[0, 2**32)`. The same seed gives the same predictions again, for as many samples
             of the same data in the same batches.
@@ -269,17 +312,43 @@ def monte_carlo(
     >>> prediction.samples.shape, prediction.mean.shape, prediction.entropy.shape
     ((20, 5, 3), (5, 3), (5,))
     """
+    _check_model(model, PREDICTING)
     samples = checked_count("samples", samples)
+    if samples >= 2**31:
+        raise ValueError(f"`samples` must be less than 2**31. Received: samples={samples}")
+    if batch_size is not None:
+        batch_size = checked_count("batch_size", batch_size)
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f"`verbose` must be 'auto', 0, 1 or 2. Received: verbose={verbose!r}")
     if not isinstance(keep_samples, bool):
         raise ValueError(f"`keep_samples` must be True or False. Received: keep_samples={keep_samples!r}")
     seed = checked_seed(seed)
-    if any(getattr(array, "shape", (1,))[:1] == (0,) for array in tree.flatten(x)):
-        raise ValueError("`x` must hold at least one example. Received: an array of none")
-    layer = always_on(model).layers[-1]
+    arrays = tree.flatten(x)
+    if not arrays or any(array is None or getattr(array, "shape", (1,))[:1] in ((), (0,)) for array in arrays):
+        raise ValueError(f"`x` must hold at least one example, and no None. Received: x={x!r}")
+    layer = AlwaysOn(model)
     layer._random_state.write(seed=seed, calls=0)
     sampler = _Sampler(layer, samples, keep_samples)
-    moments = sampler.predict(x, batch_size=batch_size, verbose=verbose)
+    values = {id(v): v.value for v in sampler.variables}
+    try:
+        moments = sampler.predict(x, batch_size=batch_size, verbose=verbose)
+    except UnboundLocalError as error:
+        if hasattr(sampler, "structure"):
+            raise
+        raise ValueError(f"`x` must hold at least one example. Received: x={x!r}, which gave none") from error
+    finally:
+        _give_back(sampler, values)
     return tree.pack_sequence_as(sampler.structure, [MonteCarloPrediction(**each) for each in moments])
+
+
+def _give_back(model, values):
+    """On JAX, Keras takes the values of the variables while it predicts; after an error they would be gone."""
+    callback = keras.callbacks.Callback()
+    callback.set_model(model)
+    # To be asked for its model, it fetches the values that the last batch left, if there was one.
+    for v in callback.model.variables:
+        if v._value is None:
+            v.assign(values[id(v)])
 
 
 class MonteCarloPrediction:
@@ -340,6 +409,7 @@ class _Sampler(keras.Model):
         self.built = layer.built = True
         if not layer.layer.jit_compile:
             self.jit_compile = False
+        self.digits = min(map(_digits, layer._flatten_layers()))
 
     def call(self, inputs):
         state = self.layer._random_state.state
@@ -352,9 +422,10 @@ class _Sampler(keras.Model):
         def predict(i):
             # The last value given for a variable holds, and what else the layer does to it ends with the scope.
             with keras.StatelessScope([*values, (state, state_at(i))]):
-                outputs = self.layer(inputs)
+                # Copied into the loop: TensorFlow cannot recompute there what comes from outside.
+                outputs = self.layer(tree.map_structure(ops.copy, inputs))
             self.structure = tree.map_structure(lambda _: None, outputs)
-            return [ops.cast(y, random.work_dtype(y)) for y in tree.flatten(outputs)]
+            return tree.flatten(outputs)
 
         # On TensorFlow, ops.scan could not do both.
         kept = ops.map(predict, ops.arange(self.samples)) if self.keep_samples else None
@@ -363,22 +434,41 @@ class _Sampler(keras.Model):
             return [y[i] for y in kept] if self.keep_samples else predict(i)
 
         def update(i, moments):
-            return [_updated(*each, y, i) for each, y in zip(moments, nth(i), strict=True)]
+            return [_updated(*each, *self._read(y), i) for each, y in zip(moments, nth(i), strict=True)]
 
-        start = [(y, ops.zeros_like(y), _entropy(y), _votes(y)) for y in nth(0)]
+        start = [(y, ops.zeros_like(y), entropy, votes) for y, entropy, votes in map(self._read, nth(0))]
         moments = ops.fori_loop(1, self.samples, update, start)
         state.assign(state_at(self.samples))
         results = [_measures(*each, self.samples) for each in moments]
         if self.keep_samples:
-            results = [{**each, "samples": ops.moveaxis(y, 0, 1)} for each, y in zip(results, kept, strict=True)]
+            results = [
+                {**each, "samples": _widened(ops.moveaxis(y, 0, 1))} for each, y in zip(results, kept, strict=True)
+            ]
         return results
 
+    def _read(self, y):
+        """Returns an output in a type wide enough for sums, its entropy (NaN if it has none) and its votes."""
+        # A model may widen what it computed in a narrow type.
+        digits = min(self.digits, _digits(y))
+        y = _widened(y)
+        return y, ops.where(_are_probabilities(y, digits), _entropy(y), math.nan), _votes(y)
 
-def _updated(mean, squares, entropy, votes, y, i):
+
+def _widened(y):
+    return ops.cast(y, random.work_dtype(y))
+
+
+def _digits(x):
+    """The binary digits of the type that a tensor has, or a layer computes in; those of float32 if it is wider."""
+    dtype = x.compute_dtype if isinstance(x, keras.layers.Layer) else keras.backend.standardize_dtype(x.dtype)
+    return {"bfloat16": 8, "float16": 11}.get(dtype, 24)
+
+
+def _updated(mean, squares, entropy, votes, y, y_entropy, y_votes, i):
     """Welford's method: one pass, and no difference of large numbers."""
     deviation = y - mean
     mean = mean + deviation / (ops.cast(i, y.dtype) + 1)
-    return mean, squares + deviation * (y - mean), entropy + _entropy(y), votes + _votes(y)
+    return mean, squares + deviation * (y - mean), entropy + y_entropy, votes + y_votes
 
 
 def _measures(mean, squares, entropy, votes, samples):
@@ -400,12 +490,20 @@ def _probabilities(y):
     return ops.stack([1 - second, second], -1)
 
 
-def _entropy(y):
-    """The entropy over the last axis, NaN where that holds no probabilities."""
+def _are_probabilities(y, digits):
+    """Whether each example's entries are at least 0 and have a sum of 1, as far as numbers of so many digits can."""
     p = _probabilities(y)
-    # The sum of a bfloat16 softmax is that near to 1.
-    valid = ops.all(p >= 0, -1) & (ops.abs(ops.sum(p, -1) - 1) < 0.01)
-    return ops.where(valid, -ops.sum(p * ops.log(ops.where(p > 0, p, 1)), -1), math.nan)
+    # A softmax in a narrow type rounds the exponentials, log2(n) sums of pairs of them, the inverse of their sum, and
+    # the products, each by up to half a unit in the last place. That is all of float32's error and, with the 2**-25 of
+    # each float16 below 2**-14, of float16's, far within 0.01; which also allows for clipping, as by epsilon().
+    tolerance = max(0.01, (3 + math.log2(p.shape[-1])) * 2.0**-digits)
+    return ops.all(p >= 0, -1) & (ops.abs(ops.sum(p, -1) - 1) < tolerance)
+
+
+def _entropy(y):
+    """The entropy over the last axis."""
+    p = _probabilities(y)
+    return -ops.sum(p * ops.log(ops.where(p > 0, p, 1)), -1)
 
 
 def _votes(y):

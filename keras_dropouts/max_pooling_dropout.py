@@ -44,9 +44,20 @@ class MaxPoolingDropout(RandomLayer):
         # A mask of timesteps does not fit the windows.
         self.supports_masking = False
 
-    def build(self, input_shape):
-        self.compute_output_shape(input_shape)
-        super().build(input_shape)
+    def call(self, inputs, training=False):
+        self._check_size(inputs.shape)
+        return super().call(inputs, training=training)
+
+    def _check_size(self, input_shape):
+        first = 2 if self.data_format == "channels_first" else 1
+        space = input_shape[first : first + self.dimensions]
+        sizes = self.pool_size if isinstance(self.pool_size, tuple) else (self.pool_size,) * self.dimensions
+        least = sizes if self.padding == "valid" else (1,) * self.dimensions
+        if any(n is not None and n < size for n, size in zip(space, least, strict=True)):
+            raise ValueError(
+                f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
+                f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
+            )
 
     def _train(self, inputs, key, rate):
         return random.replayed(self._drop_and_pool, inputs, key, rate)
@@ -84,14 +95,8 @@ class MaxPoolingDropout(RandomLayer):
         return _weighted(inputs, keep, first, windows)
 
     def compute_output_shape(self, input_shape):
-        shape = self._max_pool(keras.KerasTensor(input_shape)).shape
-        space = shape[2:] if self.data_format == "channels_first" else shape[1:-1]
-        if any(n is not None and n < 1 for n in space):
-            raise ValueError(
-                f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
-                f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
-            )
-        return shape
+        self._check_size(input_shape)
+        return self._max_pool(keras.KerasTensor(input_shape)).shape
 
     def get_config(self):
         return {

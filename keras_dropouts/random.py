@@ -357,6 +357,11 @@ def hinted(function):
     return call
 
 
+def uncompiled(function):
+    """Decorates a function that `torch.compile` shall call and not look into."""
+    return torch.compiler.disable(function) if BACKEND == "torch" else function
+
+
 def _rotate_left(x, distance, spare=None):
     """Rotates the bits of each word; PyTorch puts the result into `spare` where there is one."""
     if BACKEND == "tensorflow":

@@ -64,12 +64,7 @@ class Rematerialization:
             # A state that is counted is none of what torch.func transforms.
             with torch._C._DisableFuncTorch():
                 return self._once_by_number(draw)
-        with take_current_trace() as trace:
-            pass
-        while _is_region(trace):
-            trace = trace.parent_trace
-        with set_current_trace(trace):
-            return draw()
+        return outside(draw)
 
     def repeats(self):
         """Returns whether this is the repetition of a call that drew.
@@ -141,6 +136,18 @@ class Rematerialization:
         self._kept[name] = value
         if len(self._kept) > WAITING:
             del self._kept[next(iter(self._kept))]
+
+
+def outside(function):
+    """Returns `function()`; on JAX, computed outside of the regions that are being traced."""
+    if BACKEND != "jax":
+        return function()
+    with take_current_trace() as trace:
+        pass
+    while _is_region(trace):
+        trace = trace.parent_trace
+    with set_current_trace(trace):
+        return function()
 
 
 if BACKEND == "tensorflow":

@@ -1,3 +1,6 @@
+import concurrent.futures
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -50,6 +53,27 @@ class Subclassed(keras.Model):
 
     def call(self, inputs, training=None):
         return self.head(self.block(inputs["x"], training=training))
+
+
+class Meeting(Own):
+    """A user's dropout that waits until as many threads as meet are in it, or fails where one does not come."""
+
+    meet = threading.Barrier(1)
+
+    def call(self, x, training=None):
+        self.meet.wait(timeout=20)
+        return super().call(x, training=training)
+
+
+class Rematerialized(layers.Layer):
+    """A user's layer, within which dropout is called twice and nothing is kept for the backward pass."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    def call(self, x):
+        return keras.remat(self.dropout.__call__)(keras.remat(self.dropout.__call__)(x))
 
 
 class OnlyInTraining(keras.Model):
@@ -133,6 +157,78 @@ def test_dropout_is_on_and_nothing_else_is_touched(make, tmp_path):
     copy.save(tmp_path / "on.keras")
     loaded = keras.saving.load_model(tmp_path / "on.keras")
     np.testing.assert_allclose(numbers(loaded(x)), numbers(copy(x)), rtol=1e-5, atol=1e-5)
+
+
+def noisy(noise):
+    """A layer whose activation, a function, draws by a generator that the layer owns, and adds 1."""
+    layer = layers.Dense(3)
+    layer.generator = keras.random.SeedGenerator(1)
+    layer.activation = lambda x: x + 1 + noise * keras.random.normal(keras.ops.shape(x), seed=layer.generator)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: kd.DropConnect(layer, rate=0.0),
+        lambda layer: kd.Standout(layer, alpha=0.0, beta=50.0),
+        layers.TimeDistributed,
+    ],
+    ids=["DropConnect", "Standout", "TimeDistributed"],
+)
+def test_an_activation_that_draws_is_applied_once(wrap):
+    # Nothing is dropped here: what is on or off gives the same.
+    model = functional(wrap(noisy(0.0)), kd.Dropout(0.0))
+    off = numbers(model(X))
+    np.testing.assert_allclose(numbers(always_on(model)(X)), off, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(numbers(model(X)), off, rtol=1e-5, atol=1e-5)
+    copy = always_on(functional(wrap(noisy(1.0)), kd.Dropout(0.0)))
+    assert (numbers(copy(X)) != numbers(copy(X))).all()
+
+
+def test_runs_at_once_leave_nothing_behind():
+    layer = Meeting()
+    by_user = kd.Dropout(0.5)
+    by_user.call = instead = by_user.call
+    model = functional(layer, by_user)
+    one, other = always_on(model), always_on(always_on(model))
+    attributes = [set(vars(part)) for part in model._flatten_layers()]
+    # The third thread's call is no run, though the runs of the others are not over.
+    Meeting.meet = threading.Barrier(3)
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        first, second, off = threads.map(lambda model: to_numpy(model(X)), (one, other, model))
+    np.testing.assert_array_equal(off, X)
+    assert 0.1 < (first != 0).mean() < 0.4 and 0.1 < (second != 0).mean() < 0.4 and (first != second).any()
+    Meeting.meet.abort()
+    with pytest.raises(threading.BrokenBarrierError):
+        one(X)
+    Meeting.meet = threading.Barrier(1)
+    assert [set(vars(part)) for part in model._flatten_layers()] == attributes and by_user.call is instead
+    np.testing.assert_array_equal(to_numpy(model(X)), X)
+
+
+def test_rematerialization():
+    model = functional(Rematerialized(kd.Dropout(0.5)))
+    copy = always_on(model)
+    draws = [numbers(copy(X)), numbers(copy(X)), predict(copy, X), predict(copy, X)]
+    assert all((one != other).any() for i, one in enumerate(draws) for other in draws[:i])
+    # Twice: a quarter is kept.
+    assert all(abs((draw != 0).mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / draw.size) for draw in draws)
+    samples = kd.monte_carlo(model, X, samples=2, verbose=0).samples
+    assert (samples[0] != samples[1]).any()
+    with keras.RematScope("full"):
+        model = functional(kd.Dropout(0.5), layers.Dropout(0.5))
+    copy = always_on(model)
+    # Keras cannot compile a call of such a model on TensorFlow.
+    assert (numbers(copy(X)) != numbers(copy(X))).any()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="compiled already")
+def test_compiled_as_a_part():
+    import torch
+
+    copy = torch.compile(always_on(functional(kd.Dropout(0.5), layers.Dropout(0.5))), backend="eager")
+    assert (numbers(copy(torch.from_numpy(X))) != numbers(copy(torch.from_numpy(X)))).any()
 
 
 @pytest.mark.parametrize("name", ["nested", "block"])
@@ -235,6 +331,7 @@ def test_within_a_larger_model_it_says_nothing_to_the_others():
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="served by TensorFlow")
+# As Keras exports from JAX.
 @pytest.mark.parametrize("name", ["nested", "block", "recurrent"])
 def test_export(name, tmp_path):
     import tensorflow as tf
@@ -272,5 +369,23 @@ def test_dropout_that_is_not_called_at_inference_is_refused():
 def test_dropout_beside_batch_normalization_in_one_layer_is_refused():
     layer = Own()
     layer.norm = layers.BatchNormalization()
+    layer.norm.build((None, 6, 8))
     with pytest.raises(ValueError, match=r"(?s)`model` must not have dropout.*batch_normalization"):
         always_on(functional(layer))
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_step", "evaluate", "test_step"])
+def test_a_model_with_a_predict_or_evaluate_of_its_own_is_refused(method):
+    own = {method: lambda self, *args, **kwargs: None}
+    inputs = keras.Input((6, 8))
+    graph = type("Graph", (keras.Model,), own)(inputs, kd.Dropout(0.5)(inputs))
+    subclassed = type("Own", (Subclassed,), own)()
+    subclassed({"x": X})
+    for model, instead in ((graph, r"keras.Model\(model"), (subclassed, r"keras.Sequential\(\[model\]\)")):
+        with pytest.raises(ValueError, match=rf"(?s)`model` must predict.*own `{method}`.*give {instead}.*Received: "):
+            always_on(model)
+    plain = keras.Sequential([subclassed])
+    plain({"x": X})
+    for model, x in ((keras.Model(graph.input, graph.output), X), (plain, {"x": X})):
+        copy = always_on(model)
+        assert (numbers(copy(x)) != numbers(copy(x))).any()

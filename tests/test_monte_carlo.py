@@ -144,6 +144,8 @@ def of_an_array():
     return model, monte_carlo(model, X)
 
 
+# As Keras says of each generator that ends.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("source", [Batches, tensorflow_dataset, data_loader, lambda: (b for b in Batches())])
 def test_sources(source, of_an_array):
     model, expected = of_an_array
@@ -200,6 +202,29 @@ def test_narrow_probabilities_are_probabilities():
     assert prediction.mean.dtype == "float32" and (prediction.entropy > 0).all()
 
 
+@pytest.mark.parametrize("narrow", [True, False], ids=["bfloat16", "wider"])
+def test_how_far_from_1_a_sum_may_be(narrow):
+    # So many equal entries, each of few digits: their type holds them, and their sum is exact.
+    rows = {
+        "off": ("float32", 1000, 125 * 2**-17),
+        "few_off": ("float32", 4, 124 * 2**-9),
+        # Below the normal numbers of float16.
+        "many": ("float16", 50_000, 21 * 2**-20),
+    }
+    inputs = {name: keras.Input((n,), name=name) for name, (_, n, _) in rows.items()}
+    outputs = {name: kd.Dropout(0.0, dtype="bfloat16" if narrow else rows[name][0])(x) for name, x in inputs.items()}
+    outputs["widened"] = keras.layers.Activation("linear", dtype="float32")(outputs["off"])
+    x = {name: np.full((1, n), entry) for name, (_, n, entry) in rows.items()}
+    predictions = monte_carlo(keras.Model(inputs, outputs), x, samples=2, keep_samples=False)
+    for name, (_, n, entry) in {**rows, "widened": rows["off"]}.items():
+        np.testing.assert_array_equal(predictions[name].mean, np.float32(entry))
+        if name == "many" or (narrow and name != "few_off"):
+            np.testing.assert_allclose(predictions[name].entropy, -n * entry * np.log(entry), rtol=1e-4)
+        else:
+            with pytest.raises(ValueError, match="outputs must be probabilities"):
+                predictions[name].entropy  # noqa: B018
+
+
 def sums_to_1(y):
     return y - keras.ops.mean(y, -1, keepdims=True) + 1 / 3
 
@@ -227,13 +252,16 @@ def test_progress_counts_batches(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"samples": n} for n in (0, -1, 2.0, True, None)] + [{"seed": -1}, {"seed": 1.5}, {"keep_samples": 1}],
+    [{"samples": n} for n in (0, -1, 2.0, True, None, 2**31, 2**70)]
+    + [{"batch_size": n} for n in (0, -1, 2.0, True, "3")]
+    + [{"verbose": v} for v in ("none", -1, 3, None, [])]
+    + [{"seed": -1}, {"seed": 1.5}, {"keep_samples": 1}],
     ids=repr,
 )
 def test_bad_arguments_are_refused(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
-        monte_carlo(classifier(), X, **arguments)
+        kd.monte_carlo(classifier(), X, **arguments)
 
 
 def test_a_model_without_dropout_is_refused():
@@ -242,6 +270,42 @@ def test_a_model_without_dropout_is_refused():
         monte_carlo(model, X)
 
 
-def test_no_examples_are_refused():
-    with pytest.raises(ValueError, match="`x` must hold at least one example"):
-        monte_carlo(classifier(), X[:0])
+def test_a_model_with_a_predict_of_its_own_is_refused():
+    class Scaled(keras.Sequential):
+        def predict(self, x, **kwargs):
+            return super().predict(x / 255, **kwargs)
+
+    with pytest.raises(ValueError, match=r"(?s)`model` must predict.*own `predict`.*Received: model="):
+        monte_carlo(Scaled([keras.Input((6,)), kd.Dropout(0.5)]), X)
+    model = keras.Sequential([keras.Input((6,)), kd.Dropout(0.5)])
+    model.predict = lambda x: x
+    with pytest.raises(ValueError, match=r"(?s)`model` must predict.*own `predict`.*Received: model="):
+        monte_carlo(model, X)
+
+
+class Empty(Batches):
+    def __len__(self):
+        return 0
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("x", [None, [], {}, [[]], {"x": None}, [X, None], X[:0], np.float32(1), Empty()], ids=repr)
+def test_no_examples_are_refused(x):
+    # Keras has an error of its own for some.
+    with pytest.raises(ValueError, match=r"(?s)`x` must hold at least one example.*Received: x=|has length 0"):
+        monte_carlo(classifier(), x)
+
+
+def test_an_error_loses_nothing():
+    model = keras.Sequential([keras.Input((6,)), kd.Dropout(0.5), keras.layers.Dense(2)])
+    expected = monte_carlo(model, X, samples=2, batch_size=7).samples
+
+    def batches():
+        for _ in range(10):
+            yield (X[:3],)
+        yield (X[:3, :5],)
+
+    for x in (X[:, :5], batches()):
+        with pytest.raises(Exception, match=r"(?i)shape"):
+            monte_carlo(model, x, samples=2, batch_size=7)
+    np.testing.assert_array_equal(monte_carlo(model, X, samples=2, batch_size=7).samples, expected)

@@ -54,6 +54,31 @@ def test_layers_made_in_another_layers_build(style):
     assert [state[:2].tolist() for state in states] == [[7, 2]] * len(ROWS)
 
 
+class Composite(keras.layers.Layer):
+    """Leaves building its parts to Keras."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = parts
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_layers_are_built_from_the_start():
+    layers = [row.make(0.5) for row in ROWS if not row.wrapped]
+    # Two learn from their inputs where the channels are.
+    assert [type(layer) for layer in layers if not layer.built] == [kd.MaxDrop, kd.UniformDropout]
+    # Keras would warn here of a state that is not built.
+    Composite(*(layer for layer in layers if layer.built)).build((None, 4))
+    model = keras.Sequential(layers)
+    lines = []
+    model.summary(print_fn=lines.append, line_length=100)
+    assert "\n".join(lines).count("unbuilt") == 3  # The model itself, and those two.
+
+
 def test_given_a_seed_a_layer_takes_no_random_number():
     before = python_random.getstate()
     for row in ROWS:
