@@ -38,9 +38,8 @@ class SeededLayer(keras.layers.Layer):
         self._seed = checked_seed(seed)
         self._random_state = random.RandomState(self._seed, rate)
         self.supports_masking = True
-        if type(self).build is keras.layers.Layer.build:
-            # As Keras's own dropout is from the start.
-            self.build(None)
+        # As Keras's own dropout is from the start, where no subclass has a `build`.
+        self._build_at_init()
 
     @property
     def seed(self) -> int | None:
