@@ -289,7 +289,11 @@ class Empty(Batches):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
-@pytest.mark.parametrize("x", [None, [], {}, [[]], {"x": None}, [X, None], X[:0], np.float32(1), Empty()], ids=repr)
+@pytest.mark.parametrize(
+    "x",
+    [None, [], {}, [[]], {"x": None}, [X, None], X[:0], np.float32(1), Empty()],
+    ids=["none", "list", "dict", "list in list", "none in dict", "none in list", "empty", "no axis", "no batches"],
+)
 def test_no_examples_are_refused(x):
     # Keras has an error of its own for some.
     with pytest.raises(ValueError, match=r"(?s)`x` must hold at least one example.*Received: x=|has length 0"):
