@@ -36,13 +36,17 @@ elif BACKEND == "torch":
 # Regions, of one layer, that wait for their backward pass.
 WAITING = 4096
 NOTE = "keras_dropouts"
+LOST = (
+    "A layer that draws was called in a backward pass, which must repeat a call of the forward pass, one of the last "
+    f"{WAITING} of the layer."
+)
 
 
 class Rematerialization:
     """The draws of one layer that may be repeated.
 
     On TensorFlow a region is known by the tuple of its arguments, which the two functions of `tf.recompute_grad` that
-    run it share; how often each run of them has drawn so far is noted in its frame. On PyTorch a draw is known by a
+    run it share; how often each run of them has called the layer is noted in its frame. On PyTorch a draw is known by a
     number from the default generator, whose state a checkpoint restores before it runs its function again. On JAX,
     which traces a region once, nothing needs to be kept: it must only be counted outside of the region.
     """
@@ -57,7 +61,7 @@ class Rematerialization:
             draw: A function that returns a tensor and counts a call.
         """
         if BACKEND == "tensorflow":
-            return self._once_in_regions(draw)
+            return self._in_regions(draw)
         if BACKEND == "torch":
             if torch.compiler.is_compiling():
                 return draw()
@@ -67,67 +71,73 @@ class Rematerialization:
         return outside(draw)
 
     def repeats(self):
-        """Returns whether this is the repetition of a call that drew.
+        """Returns whether a call that is not told to draw is the repetition of one that drew; notes it, if not.
 
         Keras tells the layers in a model whether it trains only as long as the forward pass runs.
         """
         if BACKEND == "tensorflow":
-            frame = next((frame for frame in _frames() if frame.f_code is AGAIN), None)
-            return frame is not None and self._drawn_in(frame) < len(self._kept.get(_region(frame), ()))
-        if BACKEND == "torch" and not torch.compiler.is_compiling() and _in_backward_pass():
-            before = torch.get_rng_state()
+            return self._in_regions(None) is not None
+        if BACKEND == "torch" and self._kept and not torch.compiler.is_compiling():
             with torch._C._DisableFuncTorch():
-                found = _number() in self._kept
-            torch.set_rng_state(before)
-            return found
+                if _in_backward_pass():
+                    return _next_number() in self._kept
+                if _may_be_repeated():
+                    self._kept.pop(_next_number(), None)
         return False
 
-    def _once_in_regions(self, draw):
-        first, drawn = [], None
+    def _in_regions(self, draw):
+        """Returns what the next call of this layer draws, or `None` if it does not draw. Notes that in all regions."""
+        first, before = [], None
         for frame in _frames():
             if frame.f_code is FIRST:
                 first.append(frame)
             elif frame.f_code is AGAIN:
-                place = self._drawn_in(frame)
-                drawn = self._kept[_region(frame)][place]
-                frame.f_locals[NOTE][id(self)] = place + 1
+                before = frame
                 break
-        if drawn is None:
-            drawn = draw()
+        if before is None:
+            drawn = draw and draw()
+        else:
+            calls, place = self._kept.get(_region(before), ()), self._calls_in(before)
+            if place == len(calls):
+                raise RuntimeError(LOST)
+            drawn = calls[place]
+            if drawn is not None and draw is None:
+                # Another call comes at once, to draw.
+                return drawn
+            before.f_locals[NOTE][id(self)] = place + 1
         for frame in first:
-            args = tf.nest.flatten(frame.f_locals["args"])
-            symbolic = tf.is_symbolic_tensor(drawn)
-            if symbolic and drawn.graph not in [tensor.graph for tensor in args if tf.is_symbolic_tensor(tensor)]:
-                raise ValueError(
-                    "A layer that draws must not be called in a loop, a condition or a tf.function within "
-                    "tf.recompute_grad or keras.remat: its mask would not be that of the backward pass. Put the loop, "
-                    "condition or tf.function around the recomputed function."
-                )
-            place = self._drawn_in(frame)
-            if place == 0:
-                self._keep(_region(frame), [])
-            self._kept[_region(frame)].append(drawn)
-            frame.f_locals[NOTE][id(self)] = place + 1
+            self._note(frame, drawn)
         return drawn
 
-    def _drawn_in(self, frame):
-        """How often this layer has drawn in this run of a region."""
+    def _note(self, frame, drawn):
+        args, region = tf.nest.flatten(frame.f_locals["args"]), _region(frame)
+        graphs = [tensor.graph for tensor in args if tf.is_symbolic_tensor(tensor)]
+        if drawn is not None and (not args or (tf.is_symbolic_tensor(drawn) and drawn.graph not in graphs)):
+            raise ValueError(
+                "A layer that draws must not be called in a loop, a condition or a tf.function within "
+                "tf.recompute_grad or keras.remat, nor in one of a function without arguments: its mask would not be "
+                "that of the backward pass. Put the loop, condition or tf.function around the recomputed function, and "
+                f"give that its tensors. Received: a function of {len(args)} arguments"
+            )
+        place = self._calls_in(frame)
+        if place == 0:
+            self._keep(region, [])
+        self._kept[region].append(drawn)
+        frame.f_locals[NOTE][id(self)] = place + 1
+
+    def _calls_in(self, frame):
+        """How often this layer has been called in this run of a region."""
         return frame.f_locals.setdefault(NOTE, {}).get(id(self), 0)
 
     def _once_by_number(self, draw):
         again = _in_backward_pass()
-        hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
-        if not again and not hooked and torch.is_grad_enabled():
+        if not again and not _may_be_repeated():
             return draw()
         number = _number()
         if not again:
             self._keep(number, draw())
         if number not in self._kept:
-            raise RuntimeError(
-                "A layer that draws was called in a backward pass, which must repeat a call of the forward pass. "
-                "torch.utils.checkpoint.checkpoint does that with preserve_rng_state=True, its default. (It keeps "
-                f"track of the last {WAITING} calls of a layer.)"
-            )
+            raise RuntimeError(f"{LOST} torch.utils.checkpoint does that with preserve_rng_state=True, its default.")
         return self._kept[number]
 
     def _keep(self, name, value):
@@ -175,5 +185,15 @@ elif BACKEND == "torch":
     def _in_backward_pass():
         return torch._C._current_graph_task_id() != -1
 
+    def _may_be_repeated():
+        """Whether this forward pass may be that of a checkpoint, of one of the two kinds."""
+        return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
     def _number():
         return torch.randint(2**62, ()).item()
+
+    def _next_number():
+        before = torch.get_rng_state()
+        number = _number()
+        torch.set_rng_state(before)
+        return number

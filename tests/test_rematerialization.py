@@ -45,6 +45,23 @@ def test_regions_within_regions():
     assert_as_plain(functions if BACKEND == "jax" else functions[:1] * 2, layer)
 
 
+def test_calls_at_inference_repeat_nothing():
+    """Also where there was a call in training of the same shape, by the same arguments, from the same generator."""
+    layer = kd.Dropout(0.5, seed=3)
+    x, ones = ops.ones((2, 5)), np.ones((2, 5), "float32")
+    for training in (True, False) * 3:
+        if BACKEND == "torch":
+            torch.manual_seed(0)
+        y, gradient = value_and_gradient(
+            keras.remat(lambda x: x + layer(x, training=training)),  # noqa: B023
+            x,
+            ones,
+        )
+        np.testing.assert_array_equal(gradient, y)
+        assert (y == 2).all() == (not training)
+    assert layer._random_state.read()[1] == 3
+
+
 class Region(keras.layers.Layer):
     """A block whose layers learn from Keras alone whether the model trains."""
 
@@ -100,6 +117,7 @@ if BACKEND == "tensorflow":
 
     @pytest.mark.parametrize("loop", [False, True])
     def test_what_a_recomputation_cannot_repeat_is_refused(loop):
+        # And a function without arguments, which all would be taken for one.
         layer, x = kd.Dropout(0.5), tf.ones((2, 3))
 
         def drop(x):
@@ -111,6 +129,8 @@ if BACKEND == "tensorflow":
         function = tf.function(tf.recompute_grad(drop_twice)) if loop else tf.recompute_grad(tf.function(drop))
         with pytest.raises(ValueError, match="in a loop, a condition"):
             function(x)
+        with pytest.raises(ValueError, match="Received: a function of 0 arguments"):
+            tf.recompute_grad(lambda: drop(x))()
 
 elif BACKEND == "jax":
 
