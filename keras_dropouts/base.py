@@ -71,7 +71,7 @@ class SeededLayer(keras.layers.Layer):
                 args, kwargs = tree.pack_sequence_as(structure, [values.get(i, x) for i, x in enumerate(flat)])
                 return layer_call(*args, **kwargs)
 
-            return plain(function)(*[flat[i] for i in places])
+            return plain(function, *args, **kwargs)(*[flat[i] for i in places])
 
         plain = super().rematerialized_call
         return call
@@ -202,6 +202,8 @@ class RandomLayer(SeededLayer):
 
     def _checked_inputs(self, inputs):
         """Returns `inputs`. Not for layers that return them as they are: what is no tensor passes through those."""
+        if isinstance(inputs, keras.Variable):
+            inputs = inputs.value
         if not random.is_dense(inputs):
             received = type(inputs).__name__
         elif not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):

@@ -27,7 +27,7 @@ import statistics
 import keras
 import numpy as np
 
-from keras_dropouts.rematerialization import Rematerialization
+from keras_dropouts import rematerialization
 
 BACKEND = keras.backend.backend()
 
@@ -95,10 +95,12 @@ class RandomState(keras.random.SeedGenerator):
                 aggregation=self.state.aggregation,
                 name="random_state",
             )
-        self._draws = Rematerialization()
+        self._draws = rematerialization.Rematerialization()
 
     def next(self, ordered=True):
         """Returns the state as it is, and counts one call. Within a repetition by checkpointing: what it was then."""
+        if BACKEND == "torch" and torch.compiler.is_compiling():
+            return _count_call(self.state.value)
         return self._draws.once(self._count)
 
     def repeats(self):
@@ -107,12 +109,8 @@ class RandomState(keras.random.SeedGenerator):
 
     def _count(self):
         before = self.state.value * 1
-        if BACKEND == "torch":
-            after = before.clone()
-            after[1:2] += 1
-        else:
-            after = before + np.array([0, 1, 0, 0], self.state.dtype)
-        self.state.assign(after)
+        one_call = _one_call_on(before.device) if BACKEND == "torch" else np.array([0, 1, 0, 0], self.state.dtype)
+        self.state.assign(before + one_call)
         return before
 
     def read(self):
@@ -129,6 +127,27 @@ class RandomState(keras.random.SeedGenerator):
 
     def _as_state(self, words):
         return words.view("int32") if self.state.dtype == "int32" else words.astype(self.state.dtype)
+
+
+if BACKEND == "torch":
+
+    @functools.cache
+    def _one_call_on(device):
+        return torch.tensor([0, 1, 0, 0], dtype=torch.int32, device=device)
+
+    # Asked as it runs, not as it is compiled: whether that is a repetition.
+    @torch.library.custom_op("keras_dropouts::count_call", mutates_args=("state",))
+    def _count_call(state: torch.Tensor) -> torch.Tensor:
+        def count():
+            before = state.clone()
+            state.add_(_one_call_on(state.device))
+            return before
+
+        return rematerialization.once_by_number(count).clone()
+
+    @_count_call.register_fake
+    def _(state):
+        return torch.empty_like(state)
 
 
 def new_seed():
@@ -153,14 +172,15 @@ def key_of(state):
 def fold_in(key, index):
     """Returns a key for one of many: another for each index (an integer or an integer scalar tensor) below 2**32."""
     # A place where no layer draws: of a sample that no batch has.
-    words = threefry2x32((key[0], key[1]), (xp.reshape(_word(index), (1,)), xp.reshape(_word(2**32 - 1), (1,))))
+    words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, 2**32 - 1)))
     return xp.concat([*words, key[2:]], axis=0)
 
 
-def _word(index):
-    if isinstance(index, int):
-        index = np.uint32(index).view(WORD)
-    return keras.ops.cast(index, WORD)
+def _word(key, index):
+    """The index as one word, where the key is."""
+    if BACKEND == "torch":
+        return torch.full_like(key[:1], int(np.uint32(index).view(WORD)))
+    return xp.reshape(keras.ops.cast(np.uint32(index) if isinstance(index, int) else index, WORD), (1,))
 
 
 def from_sample(key, sample):
@@ -245,6 +265,8 @@ def compiled(function):
     loop = getattr(numba_kernels, name, None)
 
     def run(key, *args):
+        if torch._C._are_functorch_transforms_active():
+            _refuse_vmap()
         if loop and key.device.type == "cpu" and type(key) is torch.Tensor:
             return loop(key, *args)
         if not _is_right_on(key.device, function):
@@ -288,6 +310,18 @@ if BACKEND == "torch":
         except (NotImplementedError, RuntimeError, TypeError):
             return False
 
+    def _refuse_vmap():
+        """Raises an error where `torch.func.vmap` asks for draws of each call, and it is no product that draws."""
+        functorch = torch._C._functorch
+        for level in functorch.get_interpreter_stack() or ():
+            if level.key() == functorch.TransformType.Vmap:
+                randomness = functorch.CVmapInterpreterPtr(level).randomness()
+                if randomness != functorch.RandomnessType.Same:
+                    raise RuntimeError(
+                        f"vmap: a layer that does not multiply its input by what it draws must be called within "
+                        f"torch.func.vmap(..., randomness='same'). Received: randomness={randomness.name.lower()!r}"
+                    )
+
     def _on(device, *args):
         return [arg.to(device) if torch.is_tensor(arg) else arg for arg in args]
 
@@ -300,19 +334,19 @@ if BACKEND == "tensorflow":
 
     @functools.cache
     def _batches(function, *sizes):
-        """The numbers of samples, at most two, for which a function of otherwise these sizes is compiled: see below."""
+        """The numbers of samples for which this process compiles a function of otherwise these sizes: see below."""
         return []
 
     def _is_for_one_kernel(function, shape):
         """Whether to compile a function for a shape: XLA does it for each anew, which takes longer than many calls.
 
-        In a graph, whose shapes are known: those of an epoch, which has one batch of another size at most.
+        In graphs whose shapes are known, for the first four numbers of samples: more are a sign that they vary.
         """
         if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape):
             return False
         samples, *sizes = shape
         seen = _batches(function, *sizes)
-        if len(seen) < 2 and samples not in seen:
+        if len(seen) < 4 and samples not in seen:
             seen.append(samples)
         return samples in seen
 
@@ -557,7 +591,9 @@ def _run(kernel, key, samples, blocks, *args):
         if _is_for_one_kernel(kernel, (samples, blocks)):
             return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
         # XLA compiles each shape anew: where shapes vary, they share few.
-        sizes = [_size(samples, 64)]
+        known = isinstance(blocks, int)
+        rows = 2**14 // (max(blocks, 1) if known else tf.maximum(blocks, 1))
+        sizes = [_size(samples, max(1, min(64, rows)) if known else tf.clip_by_value(rows, 1, 64))]
         sizes.append(_size(blocks, 2**14 // sizes[0]))
         drawn = kernel(key, *args, *map(tf.convert_to_tensor, sizes))
         fits = isinstance(samples, int) and isinstance(blocks, int) and sizes == [samples, blocks]

@@ -33,12 +33,12 @@ elif BACKEND == "jax":
 elif BACKEND == "torch":
     import torch
 
-# Regions, of one layer, that wait for their backward pass.
-WAITING = 4096
+# What may wait for its backward pass: regions of one layer on TensorFlow, draws of all layers on PyTorch.
+WAITING = 2**15
 NOTE = "keras_dropouts"
 LOST = (
     "A layer that draws was called in a backward pass, which must repeat a call of the forward pass, one of the last "
-    f"{WAITING} of the layer."
+    f"{WAITING}."
 )
 
 
@@ -47,8 +47,9 @@ class Rematerialization:
 
     On TensorFlow a region is known by the tuple of its arguments, which the two functions of `tf.recompute_grad` that
     run it share; how often each run of them has called the layer is noted in its frame. On PyTorch a draw is known by a
-    number from the default generator, whose state a checkpoint restores before it runs its function again. On JAX,
-    which traces a region once, nothing needs to be kept: it must only be counted outside of the region.
+    number from the default generator, whose state a checkpoint restores before it runs its function again (two regions
+    that begin at one state of it, set by hand, are one). On JAX, which traces a region once, nothing needs to be kept:
+    it must only be counted outside of the region.
     """
 
     def __init__(self):
@@ -62,13 +63,7 @@ class Rematerialization:
         """
         if BACKEND == "tensorflow":
             return self._in_regions(draw)
-        if BACKEND == "torch":
-            if torch.compiler.is_compiling():
-                return draw()
-            # A state that is counted is none of what torch.func transforms.
-            with torch._C._DisableFuncTorch():
-                return self._once_by_number(draw)
-        return outside(draw)
+        return once_by_number(draw) if BACKEND == "torch" else outside(draw)
 
     def repeats(self):
         """Returns whether a call that is not told to draw is the repetition of one that drew; notes it, if not.
@@ -77,13 +72,7 @@ class Rematerialization:
         """
         if BACKEND == "tensorflow":
             return self._in_regions(None) is not None
-        if BACKEND == "torch" and self._kept and not torch.compiler.is_compiling():
-            with torch._C._DisableFuncTorch():
-                if _in_backward_pass():
-                    return _next_number() in self._kept
-                if _may_be_repeated():
-                    self._kept.pop(_next_number(), None)
-        return False
+        return BACKEND == "torch" and not torch.compiler.is_compiling() and _repeats_by_number()
 
     def _in_regions(self, draw):
         """Returns what the next call of this layer draws, or `None` if it does not draw. Notes that in all regions."""
@@ -115,13 +104,13 @@ class Rematerialization:
         if drawn is not None and (not args or (tf.is_symbolic_tensor(drawn) and drawn.graph not in graphs)):
             raise ValueError(
                 "A layer that draws must not be called in a loop, a condition or a tf.function within "
-                "tf.recompute_grad or keras.remat, nor in one of a function without arguments: its mask would not be "
-                "that of the backward pass. Put the loop, condition or tf.function around the recomputed function, and "
-                f"give that its tensors. Received: a function of {len(args)} arguments"
+                "tf.recompute_grad or keras.remat, nor where those are not given their tensors by position: its mask "
+                "would not be that of the backward pass. Put the loop, condition or tf.function around the recomputed "
+                f"function. Received: a function called with {len(args)} arguments by position"
             )
         place = self._calls_in(frame)
         if place == 0:
-            self._keep(region, [])
+            _keep(self._kept, region, [])
         self._kept[region].append(drawn)
         frame.f_locals[NOTE][id(self)] = place + 1
 
@@ -129,23 +118,13 @@ class Rematerialization:
         """How often this layer has been called in this run of a region."""
         return frame.f_locals.setdefault(NOTE, {}).get(id(self), 0)
 
-    def _once_by_number(self, draw):
-        again = _in_backward_pass()
-        if not again and not _may_be_repeated():
-            return draw()
-        number = _number()
-        if not again:
-            self._keep(number, draw())
-        if number not in self._kept:
-            raise RuntimeError(f"{LOST} torch.utils.checkpoint does that with preserve_rng_state=True, its default.")
-        return self._kept[number]
 
-    def _keep(self, name, value):
-        # Anew, as the last one.
-        self._kept.pop(name, None)
-        self._kept[name] = value
-        if len(self._kept) > WAITING:
-            del self._kept[next(iter(self._kept))]
+def _keep(kept, name, value):
+    # Anew, as the last one.
+    kept.pop(name, None)
+    kept[name] = value
+    if len(kept) > WAITING:
+        del kept[next(iter(kept))]
 
 
 def outside(function):
@@ -154,8 +133,12 @@ def outside(function):
         return function()
     with take_current_trace() as trace:
         pass
-    while _is_region(trace):
-        trace = trace.parent_trace
+    # Through what maps and differentiates within a region, but not through a compiled function or a loop.
+    inner = trace
+    while inner is not None and (_is_region(inner) or not hasattr(inner, "frame")):
+        if _is_region(inner):
+            trace = inner.parent_trace
+        inner = getattr(inner, "parent_trace", None)
     with set_current_trace(trace):
         return function()
 
@@ -181,6 +164,28 @@ elif BACKEND == "jax":
 
 
 elif BACKEND == "torch":
+    # Of all layers, by the number of the draw.
+    _kept: dict = {}
+
+    def once_by_number(draw):
+        # A state that is counted is none of what torch.func transforms.
+        with torch._C._DisableFuncTorch():
+            again = _in_backward_pass()
+            if not again and not _may_be_repeated():
+                return draw()
+            number = _number()
+            if not again:
+                _keep(_kept, number, draw())
+        if number not in _kept:
+            raise RuntimeError(f"{LOST} torch.utils.checkpoint does that with preserve_rng_state=True, its default.")
+        return _kept[number]
+
+    def _repeats_by_number():
+        if _kept and _in_backward_pass():
+            return _next_number() in _kept
+        if _kept and _may_be_repeated():
+            _kept.pop(_next_number(), None)
+        return False
 
     def _in_backward_pass():
         return torch._C._current_graph_task_id() != -1
@@ -190,10 +195,11 @@ elif BACKEND == "torch":
         return not torch.is_grad_enabled() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
     def _number():
-        return torch.randint(2**62, ()).item()
+        return torch.randint(2**62, (), device="cpu").item()
 
     def _next_number():
         before = torch.get_rng_state()
-        number = _number()
+        with torch._C._DisableFuncTorch():
+            number = _number()
         torch.set_rng_state(before)
         return number

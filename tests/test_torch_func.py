@@ -32,6 +32,19 @@ def test_vmap_draws_as_it_is_told(row):
     np.testing.assert_array_equal(same[0], multiplier(twin, row.shape))
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in every.args[1]], ids=str)
+def test_vmap_of_what_is_no_product_is_refused_or_the_same(row):
+    layer, x = row.make(0.5), torch.ones(3, *row.shape)
+    for randomness in ("different", "error"):
+        try:
+            y = torch.func.vmap(lambda x: layer(x, training=True), randomness=randomness)(x)
+        except RuntimeError as error:
+            assert "vmap" in str(error)
+        else:
+            assert row.layer.__name__ == "StochasticDepth" and randomness == "different"
+            assert len({part.numpy().tobytes() for part in y}) > 1
+
+
 def test_vmap_within_vmap():
     layer = ROWS[0].make(0.5)
     y = torch.ones(3, 2, 4, 5)
