@@ -17,6 +17,7 @@ A *key* here is a tensor that starts with three 32-bit integers: seed, call and 
 """
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import math
@@ -337,18 +338,32 @@ if BACKEND == "tensorflow":
         """The numbers of samples for which this process compiles a function of otherwise these sizes: see below."""
         return []
 
-    def _is_for_one_kernel(function, shape):
+    def _is_for_one_kernel(function, shape, elements=1):
         """Whether to compile a function for a shape: XLA does it for each anew, which takes longer than many calls.
 
-        In graphs whose shapes are known, for the first four numbers of samples: more are a sign that they vary.
+        In graphs where a sample is large, for its work soon takes longer still. Where it is small and the shape known,
+        for the first four numbers of samples: more are a sign that they vary.
+
+        Args:
+            function: The function.
+            shape: The number of samples, which may be unknown (`None` or a tensor), and the sizes of one.
+            elements: How many there are for each place of a sample.
         """
-        if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape):
+        if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape[1:]):
             return False
         samples, *sizes = shape
+        if math.prod(sizes) * elements >= LARGE_SAMPLE:
+            return True
+        if not isinstance(samples, int):
+            return False
         seen = _batches(function, *sizes)
         if len(seen) < 4 and samples not in seen:
             seen.append(samples)
         return samples in seen
+
+    LARGE_SAMPLE = 2**12
+    # Whether a function is being traced that is compiled for a shape as a whole.
+    _FUSING = contextvars.ContextVar("fusing", default=False)
 
     APPLE_GPU = (platform.system(), platform.machine()) == ("Darwin", "arm64") and tf.config.list_physical_devices(
         "GPU"
@@ -358,18 +373,26 @@ if BACKEND == "tensorflow":
 def fused(function):
     """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
 
-    TensorFlow: as `compiled`, but only in graphs, and where the first argument's shape is known and does not vary. JAX:
-    as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    TensorFlow: as `compiled`, but only in graphs, and not where the shape of the first argument varies and is small.
+    JAX: as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
     """
     if BACKEND == "torch":
         return function
-    one = compiled(function)
     if BACKEND == "jax":
-        return one
+        return compiled(function)
+
+    @compiled
+    def one(*args):
+        token = _FUSING.set(True)
+        try:
+            return function(*args)
+        finally:
+            _FUSING.reset(token)
 
     @functools.wraps(function)
     def call(x, *args):
-        return (one if _is_for_one_kernel(function, x.shape.as_list()) else function)(x, *args)
+        shape = () if x.shape.rank is None else tuple(x.shape)
+        return (one if _is_for_one_kernel(function, shape) else function)(x, *args)
 
     return call
 
@@ -588,7 +611,7 @@ def _filled(draw, shape):
 def _run(kernel, key, samples, blocks, *args):
     """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
     if BACKEND == "tensorflow":
-        if _is_for_one_kernel(kernel, (samples, blocks)):
+        if _FUSING.get() or _is_for_one_kernel(kernel, (samples, blocks), 8):
             return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
         # XLA compiles each shape anew: where shapes vary, they share few.
         known = isinstance(blocks, int)
