@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dropouts.base import checked_count, checked_seed
+from keras_dropouts.base import as_number, checked_count, checked_seed
 
 # Bins of the calibration error, as in Guo et al. (2017).
 BINS = 15
@@ -224,6 +224,7 @@ def checked_rates(rates):
 
 def _number(value):
     """Returns `value` as a Python number, or `None` where it is no finite one."""
+    value = as_number(value)
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
         return None
     return int(value) if isinstance(value, numbers.Integral) else float(value)
