@@ -614,9 +614,7 @@ def _run(kernel, key, samples, blocks, *args):
         if _FUSING.get() or _is_for_one_kernel(kernel, (samples, blocks), 8):
             return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
         # XLA compiles each shape anew: where shapes vary, they share few.
-        known = isinstance(blocks, int)
-        rows = 2**14 // (max(blocks, 1) if known else tf.maximum(blocks, 1))
-        sizes = [_size(samples, max(1, min(64, rows)) if known else tf.clip_by_value(rows, 1, 64))]
+        sizes = [_size(samples, _few_samples(blocks))]
         sizes.append(_size(blocks, 2**14 // sizes[0]))
         drawn = kernel(key, *args, *map(tf.convert_to_tensor, sizes))
         fits = isinstance(samples, int) and isinstance(blocks, int) and sizes == [samples, blocks]
@@ -635,6 +633,14 @@ def _size(n, floor):
         n = tf.maximum(n, floor)
         unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
     return (n + unit - 1) // unit * unit
+
+
+def _few_samples(blocks):
+    """So many samples that they make up 2**14 blocks, which take less time than a call, at most 64; a power of 2."""
+    if isinstance(blocks, int):
+        return max(1, min(64, 2**14 >> max(blocks - 1, 0).bit_length()))
+    octave = tf.math.ceil(tf.math.log(tf.cast(tf.maximum(blocks, 1), tf.float32)) / math.log(2))
+    return tf.clip_by_value(2**14 // 2 ** tf.cast(octave, tf.int32), 1, 64)
 
 
 def threshold_of(rate):
