@@ -30,6 +30,14 @@ elif BACKEND == "jax":
         from jax.extend.core import set_current_trace, take_current_trace
     except ImportError:  # Before JAX 0.8.
         from jax.core import set_current_trace, take_current_trace
+    from jax._src import ad_checkpoint
+    from jax._src.interpreters import partial_eval
+
+    CACHES = [
+        getattr(module, name)
+        for module, name in ((ad_checkpoint, "_trace_to_jaxpr"), (partial_eval, "trace_to_jaxpr"))
+        if hasattr(getattr(module, name, None), "evict_weakref")
+    ]
 elif BACKEND == "torch":
     import torch
 
@@ -48,8 +56,8 @@ class Rematerialization:
     On TensorFlow a region is known by the tuple of its arguments, which the two functions of `tf.recompute_grad` that
     run it share; how often each run of them has called the layer is noted in its frame. On PyTorch a draw is known by a
     number from the default generator, whose state a checkpoint restores before it runs its function again (two regions
-    that begin at one state of it, set by hand, are one). On JAX, which traces a region once, nothing needs to be kept:
-    it must only be counted outside of the region.
+    that begin at one state of it, set by hand, are one). On JAX, where what was traced is run again, nothing needs to
+    be kept: the call must be counted outside of the region, and the next one be traced anew.
     """
 
     def __init__(self):
@@ -72,7 +80,10 @@ class Rematerialization:
         """
         if BACKEND == "tensorflow":
             return self._in_regions(None) is not None
-        return BACKEND == "torch" and not torch.compiler.is_compiling() and _repeats_by_number()
+        if BACKEND == "jax":
+            # What draws in training alone is to be traced anew for it.
+            return outside(lambda: False)
+        return not torch.compiler.is_compiling() and _repeats_by_number()
 
     def _in_regions(self, draw):
         """Returns what the next call of this layer draws, or `None` if it does not draw. Notes that in all regions."""
@@ -135,10 +146,13 @@ def outside(function):
         pass
     # Through what maps and differentiates within a region, but not through a compiled function or a loop.
     inner = trace
+    within = False
     while inner is not None and (_is_region(inner) or not hasattr(inner, "frame")):
         if _is_region(inner):
-            trace = inner.parent_trace
+            trace, within = inner.parent_trace, True
         inner = getattr(inner, "parent_trace", None)
+    if within:
+        _trace_anew()
     with set_current_trace(trace):
         return function()
 
@@ -157,6 +171,17 @@ if BACKEND == "tensorflow":
 
 
 elif BACKEND == "jax":
+
+    def _trace_anew():
+        """Has JAX trace the functions of these regions again when they are called again, though they are the same."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            if code.co_name == "_trace_to_jaxpr" and code.co_filename == ad_checkpoint.__file__:
+                # What is let go while it is being made is not kept.
+                for cache in CACHES:
+                    cache.evict_weakref(frame.f_locals["fun"])
+            frame = frame.f_back
 
     def _is_region(trace):
         info = getattr(getattr(trace, "frame", None), "debug_info", None)
