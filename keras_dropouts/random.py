@@ -1,6 +1,6 @@
 """Random bits: the same on TensorFlow, JAX and PyTorch, eager and compiled.
 
-This is the only file that asks which backend runs. Its rules:
+This file and `rematerialization.py` alone ask which backend runs. The rules here:
 
 - Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
   SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
