@@ -14,20 +14,23 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dropouts import random
+from keras_dropouts.random.backend import WORD
+from keras_dropouts.random.bits import _pairs
+from keras_dropouts.random.compilation import compiled
+from keras_dropouts.random.keys import key_of
 
 SAMPLES, BLOCKS = 32, 8192
 
 
 def words_of(key, samples, blocks):
-    return ops.stack(random._pairs(key, samples, blocks), 1)
+    return ops.stack(_pairs(key, samples, blocks), 1)
 
 
 def stream(seed):
     """The words of a layer's calls, of 32 samples each, call after call: of a word its lower halves come first."""
     for call in itertools.count():
-        key = random.key_of(ops.convert_to_tensor(np.array([seed, call, 0]), dtype=random.WORD))
-        words = ops.convert_to_numpy(random.compiled(words_of)(key, SAMPLES, BLOCKS)).view("int16")
+        key = key_of(ops.convert_to_tensor(np.array([seed, call, 0]), dtype=WORD))
+        words = ops.convert_to_numpy(compiled(words_of)(key, SAMPLES, BLOCKS)).view("int16")
         yield words.reshape(SAMPLES, 2, BLOCKS, 2).swapaxes(2, 3).tobytes()
 
 

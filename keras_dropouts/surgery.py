@@ -11,7 +11,7 @@ from typing import TypeAlias
 import keras
 from keras import ops, tree
 
-from keras_dropouts.base import SeededLayer
+from keras_dropouts.layers.base import SeededLayer
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
 Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]

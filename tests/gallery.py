@@ -12,7 +12,7 @@ from catalog import ROWS, lstm
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits, load_sample_image
 
-from keras_dropouts.comparison import painted
+from keras_dropouts.comparison.figure import painted
 
 PICTURE = pathlib.Path(__file__).parents[1] / "images" / "gallery.png"
 RATE = 0.3

@@ -15,7 +15,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 import keras_dropouts
-from keras_dropouts import Dropout, GaussianDropout, SpatialDropout2D, SpatialDropout3D, __main__, compare, comparison
+from keras_dropouts import Dropout, GaussianDropout, SpatialDropout2D, SpatialDropout3D, compare
+from keras_dropouts.comparison import candidate as candidates
+from keras_dropouts.comparison import command, figure, progress
+from keras_dropouts.comparison import compare as comparing
 
 LAYERS = [
     value
@@ -32,7 +35,7 @@ def digits(train=128, test=128):
 
 
 def small_model(dropout, data=None):
-    return __main__.small_model(*__main__.traits(comparison.checked_data(data or digits())), dropout)
+    return command.small_model(*command.traits(comparing.checked_data(data or digits())), dropout)
 
 
 ALL_FILES = ["best.keras", "compare.json", "compare.png"]
@@ -55,7 +58,7 @@ def model_of_all_ranks(dropout):
 
 
 def test_results_and_files_agree(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(comparison, "ROUNDS", 2)
+    monkeypatch.setattr(comparing, "ROUNDS", 2)
     out = tmp_path / "new" / "folder"
     layers = [functools.partial(Dropout, 0.5), SpatialDropout2D]
     results = compare(small_model, digits(), layers, [0.3], epochs=2, repeats=2, seed=5, out=out, verbose=False)
@@ -75,10 +78,10 @@ def test_results_and_files_agree(tmp_path, monkeypatch, capsys):
             )
         assert 0 < entry["step_time"] < 1000
     # The table and the picture name them alike.
-    __main__.show(results, out)
+    command.show(results, out)
     rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line]
     assert ["Dropout", "0.5"] in rows and ["SpatialDropout2D", "0.3"] in rows
-    ticks = comparison._figure(results, digits()[1][0][0], []).axes[0].get_yticklabels()
+    ticks = figure.figure_of(results, digits()[1][0][0], []).axes[0].get_yticklabels()
     assert [tick.get_text() for tick in ticks] == ["none", "Dropout 0.5", "SpatialDropout2D 0.3"]
     # What is in the file is what was measured.
     best = results["best"]
@@ -90,7 +93,7 @@ def test_results_and_files_agree(tmp_path, monkeypatch, capsys):
 
 
 def test_runs_differ_by_the_dropout_alone(monkeypatch):
-    monkeypatch.setattr(comparison, "ROUNDS", 1)
+    monkeypatch.setattr(comparing, "ROUNDS", 1)
     results = compare(small_model, digits(), [Dropout], [0.0, 0.5], epochs=2, repeats=2, verbose=False)
     none, undropped, dropped = (entry["runs"] for entry in results["results"])
     alone = compare(small_model, digits(), [Dropout], [0.5], epochs=2, repeats=1, seed=1, verbose=False)
@@ -111,19 +114,19 @@ def test_calibration_error():
         inside = (confidence >= i / 15) & (confidence < (i + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert comparison.calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-9)
+    assert comparing.calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-9)
     sure = np.eye(4)[labels]
-    assert comparison.calibration_error(sure, labels) == 0
-    assert comparison.calibration_error(sure, (labels + 1) % 4) == 1
+    assert comparing.calibration_error(sure, labels) == 0
+    assert comparing.calibration_error(sure, (labels + 1) % 4) == 1
 
 
 def test_a_softmax_may_be_some_hundredths_off():
     data = digits()
     outputs = np.full((3, 10), 0.1)
-    np.testing.assert_array_equal(comparison._probabilities(outputs * 1.04, 3, data), np.float32(outputs * 1.04))
+    np.testing.assert_array_equal(comparing._probabilities(outputs * 1.04, 3, data), np.float32(outputs * 1.04))
     for wrong in (outputs * 1.2, outputs - 1.5 * np.eye(3, 10), outputs[:, 1:], outputs * np.nan):
         with pytest.raises(ValueError, match="end it with a softmax"):
-            comparison._probabilities(wrong, 3, data)
+            comparing._probabilities(wrong, 3, data)
 
 
 # They are no layers to put behind another, or not with a rate alone.
@@ -143,24 +146,24 @@ NO_PLACE = {
 @pytest.mark.parametrize("layer", NO_PLACE, ids=lambda layer: layer.__name__)
 def test_why_a_layer_has_no_place(layer):
     with pytest.raises(ValueError, match=f"{layer.__name__} .*{NO_PLACE[layer]}"):
-        comparison.Candidate(layer, *comparison.rates_of(layer, [0.3])).build(small_model)
-    assert not __main__.fits(layer, small_model)
+        candidates.Candidate(layer, *candidates.rates_of(layer, [0.3])).build(small_model)
+    assert not command.fits(layer, small_model)
 
 
 @pytest.mark.parametrize(
     "layer", [layer for layer in LAYERS if layer not in NO_PLACE], ids=lambda layer: layer.__name__
 )
 def test_every_other_layer_has_a_place(layer):
-    known = {name: 3 for name in comparison.parameters_of(layer) if name in __main__.ARGUMENTS}
+    known = {name: 3 for name in candidates.parameters_of(layer) if name in command.ARGUMENTS}
     layer = functools.partial(layer, **known) if known else layer
-    (rate,) = comparison.rates_of(layer, [0.3])
-    candidate = comparison.Candidate(layer, rate)
+    (rate,) = candidates.rates_of(layer, [0.3])
+    candidate = candidates.Candidate(layer, rate)
     assert candidate.build(model_of_all_ranks)(np.ones((2, 2, 4, 6, 3), "float32"), training=True).shape == (2, 2)
     assert candidate.places
 
 
 def test_a_place_that_fits_is_taken_and_others_are_left():
-    candidate = comparison.Candidate(SpatialDropout2D, 0.25)
+    candidate = candidates.Candidate(SpatialDropout2D, 0.25)
     model = candidate.build(small_model)
     placed = [layer for layer in model.layers if isinstance(layer, SpatialDropout2D)]
     assert len(placed) == candidate.places == 2 and len(candidate.sites) == 3
@@ -177,12 +180,12 @@ class Wrapped(keras.layers.Wrapper):
 
 
 def test_layers_that_wrap_and_other_arguments():
-    candidate = comparison.Candidate(Wrapped, *comparison.rates_of(Wrapped, [0.4]))
+    candidate = candidates.Candidate(Wrapped, *candidates.rates_of(Wrapped, [0.4]))
     model = candidate.build(small_model)
     assert [layer.strength for layer in model.layers if isinstance(layer, Wrapped)] == [0.4] * 3
     fixed = functools.partial(Dropout, scaling="inference")
-    (rate,) = comparison.rates_of(fixed, [0.4])
-    candidate = comparison.Candidate(fixed, rate)
+    (rate,) = candidates.rates_of(fixed, [0.4])
+    candidate = candidates.Candidate(fixed, rate)
     assert str(candidate) == "Dropout(scaling='inference') 0.4"
     assert {layer.scaling for layer in candidate.build(small_model).layers if isinstance(layer, Dropout)} == {
         "inference"
@@ -231,8 +234,8 @@ class Two(Dropout):
     ],
 )
 def test_a_partial_that_fixes_the_rate_runs_once_at_it(layer, rates, title):
-    assert comparison.rates_of(layer, [0.1, 0.3]) == rates
-    candidate = comparison.Candidate(layer, rates[0])
+    assert candidates.rates_of(layer, [0.1, 0.3]) == rates
+    candidate = candidates.Candidate(layer, rates[0])
     assert str(candidate) == title
     if rates == [0.5]:
         kind = layer.func
@@ -372,7 +375,7 @@ def test_one_line_and_nothing_written(tmp_path, monkeypatch, capsys, files, opti
     before = sorted(tmp_path.iterdir())
     data = [] if "--data" in options or files == {} else ["--data", "data.npz"]
     with pytest.raises(SystemExit) as exit:
-        __main__.main(["compare", *data, *options, "--out", "out"])
+        command.main(["compare", *data, *options, "--out", "out"])
     printed = capsys.readouterr()
     assert exit.value.code == 2
     assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
@@ -382,7 +385,7 @@ def test_one_line_and_nothing_written(tmp_path, monkeypatch, capsys, files, opti
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as exit:
-        __main__.main(["compare", "--layers", "Dropout", "--out", str(tmp_path / "out")])
+        command.main(["compare", "--layers", "Dropout", "--out", str(tmp_path / "out")])
     error = capsys.readouterr().err
     assert exit.value.code == 2 and error.count("\n") == 1
     assert "compare needs matplotlib: pip install keras-dropouts[compare]" in error
@@ -409,7 +412,7 @@ def run_on_vectors(folder, *options, layers=("--layers", "Dropout")):
     (x_train, y_train), (x_test, y_test) = vectors()
     np.savez(folder / "vectors.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     known = ["--data", str(folder / "vectors.npz"), "--rates", "0.3", "--epochs", "1", "--out", str(folder / "out")]
-    return __main__.main(["compare", *known, *layers, *options])
+    return command.main(["compare", *known, *layers, *options])
 
 
 def test_command_line_on_vectors(tmp_path, capsys):
@@ -434,10 +437,10 @@ def press_ctrl_c(monkeypatch, owner, name, first=0):
 
 # Of the second run of six, or as the first is written.
 MOMENTS = {
-    "timed": lambda patch: press_ctrl_c(patch, comparison._Clock, "on_epoch_end"),
-    "trained": lambda patch: press_ctrl_c(patch, comparison._Progress, "callback", first=1),
-    "tested": lambda patch: press_ctrl_c(patch, comparison, "_accuracy", first=2),
-    "written": lambda patch: press_ctrl_c(patch, comparison, "_write"),
+    "timed": lambda patch: press_ctrl_c(patch, comparing._Clock, "on_epoch_end"),
+    "trained": lambda patch: press_ctrl_c(patch, progress.Progress, "callback", first=1),
+    "tested": lambda patch: press_ctrl_c(patch, comparing, "_accuracy", first=2),
+    "written": lambda patch: press_ctrl_c(patch, comparing, "_write"),
 }
 
 
@@ -446,8 +449,8 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
     MOMENTS[moment](monkeypatch)
     # Pressed again and again, it waits until all is written.
     for name in ("finish", "_reload", "_write_results", "_pictures"):
-        press_ctrl_c(monkeypatch, comparison._Comparison, name)
-    press_ctrl_c(monkeypatch, comparison, "_figure")
+        press_ctrl_c(monkeypatch, comparing._Comparison, name)
+    press_ctrl_c(monkeypatch, comparing, "_figure")
     before = signal.getsignal(signal.SIGINT)
     # On a narrow terminal too the numbers are whole.
     monkeypatch.setenv("COLUMNS", "20")
@@ -462,9 +465,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
 
 
 def test_ctrl_c_after_the_last_run_loses_nothing(tmp_path, monkeypatch, capsys):
-    press_ctrl_c(monkeypatch, comparison._Comparison, "_reload")
-    press_ctrl_c(monkeypatch, comparison, "_figure")
-    press_ctrl_c(monkeypatch, __main__, "show")
+    press_ctrl_c(monkeypatch, comparing._Comparison, "_reload")
+    press_ctrl_c(monkeypatch, comparing, "_figure")
+    press_ctrl_c(monkeypatch, command, "show")
     with pytest.raises(SystemExit) as exit:
         run_on_vectors(tmp_path, "--repeats", "1")
     assert exit.value.code == 130 and capsys.readouterr().err.endswith(f"the results are in {tmp_path / 'out'}\n")
@@ -474,7 +477,7 @@ def test_ctrl_c_after_the_last_run_loses_nothing(tmp_path, monkeypatch, capsys):
 
 def test_a_second_ctrl_c_waits_while_the_first_is_on_its_way():
     reached = False
-    with comparison._Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.let_through():
+    with progress.Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.let_through():
         try:
             signal.raise_signal(signal.SIGINT)
         finally:
@@ -499,7 +502,7 @@ def test_a_comparison_that_dies_leaves_what_is_finished(tmp_path, monkeypatch):
     def die(*_):
         raise RuntimeError("died")
 
-    monkeypatch.setattr(comparison._Clock, "on_epoch_end", die)
+    monkeypatch.setattr(comparing._Clock, "on_epoch_end", die)
     arguments = build_dense, vectors(), [Dropout], [0.3], 1, 1, 0, 64, tmp_path, False
     # In a thread, where no handler of signals can be set.
     with concurrent.futures.ThreadPoolExecutor() as pool, pytest.raises(RuntimeError, match="died"):
@@ -531,7 +534,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        comparison._write(path, write)
+        comparing._write(path, write)
     assert path.read_text() == "old" and files(tmp_path) == ["file"]
 
 

@@ -9,7 +9,10 @@ from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 from oracle import threefry2x32
 
-from keras_dropouts import DropBlock1D, DropBlock2D, DropBlock3D, random
+from keras_dropouts import DropBlock1D, DropBlock2D, DropBlock3D
+from keras_dropouts.random.bits import rare_bits
+from keras_dropouts.random.keys import key_of
+from keras_dropouts.random.state import RandomState
 
 SIGMAS = 4.5
 MAPS = [(7, 7), (14, 14), (28, 14), (16, 8), (10, 6), (5, 11)]
@@ -162,8 +165,8 @@ def test_one_mask_for_all_channels():
 
 @pytest.mark.parametrize("probability", [2e-6, 6e-5, 0.0026, 0.5, 0.999])
 def test_rare_bits_are_exact_and_independent(probability):
-    key = random.key_of(random.RandomState(3, 0.0).next())
-    drawn = ops.convert_to_numpy(random.rare_bits(key, (8, 250_000), ops.convert_to_tensor(probability, "float32")))
+    key = key_of(RandomState(3, 0.0).next())
+    drawn = ops.convert_to_numpy(rare_bits(key, (8, 250_000), ops.convert_to_tensor(probability, "float32")))
     bits = np.stack([np.asarray(drawn) >> i & 1 for i in range(4)]).astype(bool)
     n = bits[0].size
     # Counts of the rarest are Poisson's, with a longer tail than the normal's: half a count of grace, and 4.5 sigma.

@@ -197,7 +197,7 @@ def gradients(function, variables):
 
 @pytest.mark.parametrize("chunk", [2**20, 100])
 def test_the_gradient_reaches_the_kept_weights_and_no_others(chunk, monkeypatch):
-    monkeypatch.setattr("keras_dropouts.drop_connect.CHUNK", chunk)
+    monkeypatch.setattr("keras_dropouts.layers.drop_connect.CHUNK", chunk)
     v = inputs(6, examples=7)
     wrapper = DropConnect(keras.layers.Dense(5, kernel_initializer="ones", bias_initializer="ones"), 0.4, seed=2)
     wrapper.build(v.shape)
@@ -261,7 +261,7 @@ def bytes_of_a_training_step(wrapper, x):
 
 
 def test_a_training_step_never_holds_the_masked_weights_of_the_batch(monkeypatch):
-    monkeypatch.setattr("keras_dropouts.drop_connect.CHUNK", 1)
+    monkeypatch.setattr("keras_dropouts.layers.drop_connect.CHUNK", 1)
     x = inputs(60, examples=50)
     wrapper = DropConnect(keras.layers.Dense(70))
     wrapper.build(x.shape)
@@ -273,7 +273,7 @@ def test_the_masks_do_not_depend_on_the_chunks(monkeypatch):
     v = np.ones((7, 6), "float32")
     outputs = []
     for chunk in (2**20, 100, 1):
-        monkeypatch.setattr("keras_dropouts.drop_connect.CHUNK", chunk)
+        monkeypatch.setattr("keras_dropouts.layers.drop_connect.CHUNK", chunk)
         wrapper = DropConnect(keras.layers.Dense(5, kernel_initializer="ones"), 0.4, seed=2)
         outputs.append(train(wrapper, v))
     np.testing.assert_array_equal(outputs[0], outputs[1])

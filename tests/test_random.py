@@ -9,6 +9,10 @@ from keras import ops
 from scipy import stats
 
 from keras_dropouts import random
+from keras_dropouts.random import bits
+from keras_dropouts.random.backend import WORD
+from keras_dropouts.random.state import RandomState, rate_of
+from keras_dropouts.random.threefry import threefry2x32
 
 # Random123's known answers for threefry2x32: counter, key, 13 rounds, 20 rounds.
 KNOWN = [
@@ -25,7 +29,7 @@ def words(text):
 def tensor(array):
     """32-bit integers, in the type that the backend's generator works in."""
     array = np.asarray(array, "uint32")
-    return ops.convert_to_tensor(array.view("int32") if random.WORD == "int32" else array)
+    return ops.convert_to_tensor(array.view("int32") if WORD == "int32" else array)
 
 
 def key_of(seed, call, first_sample=0):
@@ -40,7 +44,7 @@ def keep(seed, call, shape, rate, first_sample=0):
 @pytest.mark.parametrize("counter, key, after_13, after_20", KNOWN)
 def test_known_answers(counter, key, after_13, after_20):
     for rounds, expected in ((13, after_13), (20, after_20)):
-        x = random.threefry2x32(tensor(words(key)), [tensor(words(counter)[i : i + 1]) for i in (0, 1)], rounds)
+        x = threefry2x32(tensor(words(key)), [tensor(words(counter)[i : i + 1]) for i in (0, 1)], rounds)
         x = [ops.convert_to_numpy(word).astype("uint32")[0] for word in x]
         assert x == words(expected).tolist()
         assert [int(word) for word in oracle.threefry2x32(words(key), words(counter), rounds)] == x
@@ -64,8 +68,8 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("samples, blocks", [(5, 40001), (1, 1), (2, 0), (0, 2)])
 def test_compiled_kernels_give_what_their_operations_do(name, samples, blocks):
-    assert BACKEND != "torch" or random.numba_kernels
-    kernel = getattr(random, name)
+    assert BACKEND != "torch" or bits.numba_kernels
+    kernel = getattr(bits, name)
     for key in (key_of(1, 2), key_of(2**31 + 5, 2**32 - 1, 2**32 - 1)):
         for arg in KERNELS[name]:
             args = (key, *([] if arg is None else [ops.convert_to_tensor(arg)]), samples, blocks)
@@ -215,13 +219,13 @@ def shape_of_mask(shape):
 
 
 def test_the_state_counts_and_can_be_written():
-    state = random.RandomState(2**32 - 1, 0.25)
+    state = RandomState(2**32 - 1, 0.25)
     assert isinstance(state, keras.random.SeedGenerator)
     before = ops.convert_to_numpy(state.next()).astype("uint32")
     assert before[:2].tolist() == [2**32 - 1, 0]
     assert state.read()[:2].tolist() == [2**32 - 1, 1]
     state.write(seed=2**31, calls=2**32 - 1, rate=0.1)
     assert state.read()[:2].tolist() == [2**31, 2**32 - 1]
-    assert to_numpy(random.rate_of(state.state.value)) == np.float32(0.1)
+    assert to_numpy(rate_of(state.state.value)) == np.float32(0.1)
     state.next()
     assert state.read()[:2].tolist() == [2**31, 0]

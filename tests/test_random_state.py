@@ -11,6 +11,9 @@ from catalog import ROWS
 
 import keras_dropouts as kd
 from keras_dropouts import random
+from keras_dropouts.random import bits, compilation
+from keras_dropouts.random.keys import key_of
+from keras_dropouts.random.state import RandomState
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -148,7 +151,7 @@ def test_states_have_paths_of_their_own():
 
 
 def test_a_key_of_many():
-    key = random.key_of(random.RandomState(7, 0.5).next())
+    key = key_of(RandomState(7, 0.5).next())
     for index in (0, 1, 2**31, 2**32 - 1):
         words = keras.ops.convert_to_numpy(random.fold_in(key, index)).astype("uint32")
         assert words[:2].tolist() == [int(word) for word in oracle.threefry2x32((7, 0), (index, 2**32 - 1))]
@@ -187,29 +190,26 @@ if BACKEND == "torch":
         assert states[0][0][:2] == [1, 3] and states[0][1][:2] == [2, 3]
 
     def test_a_device_that_draws_wrong_is_not_drawn_on(monkeypatch):
-        layer, golden = kd.Dropout(0.5, seed=1), multiplier(kd.Dropout(0.5, seed=1), X.shape)
-        monkeypatch.setattr(random, "numba_kernels", None)
-        monkeypatch.setattr(random, "TRIED", ("meta",))
-        random._is_right_on.cache_clear()
+        monkeypatch.setattr(compilation, "TRIED", ("meta",))
+        compilation._is_right_on.cache_clear()
 
         def kernel(key, threshold, samples, blocks):
             words = torch.ones((samples, 2, blocks), dtype=torch.int32)
             # Like a device whose shifts go wrong.
             return words if key[0] == 1 else words.mul_(torch.randint(2**31, ()).int())
 
-        assert random._is_right_on(torch.device("cpu"), random._keep.__wrapped__)
-        assert not random._is_right_on(torch.device("cpu"), kernel)
-        monkeypatch.setattr(random, "TRIED", ("cpu",))
-        random._is_right_on.cache_clear()
-        assert not random._is_right_on(torch.device("meta"), random._keep.__wrapped__)
-        np.testing.assert_array_equal(multiplier(layer, X.shape), golden)
-        random._is_right_on.cache_clear()
+        assert compilation._is_right_on(torch.device("cpu"), bits._keep.__wrapped__)
+        assert not compilation._is_right_on(torch.device("cpu"), kernel)
+        monkeypatch.setattr(compilation, "TRIED", ("cpu",))
+        compilation._is_right_on.cache_clear()
+        assert not compilation._is_right_on(torch.device("meta"), bits._keep.__wrapped__)
+        compilation._is_right_on.cache_clear()
 
 elif BACKEND == "tensorflow":
 
     @pytest.mark.parametrize("row", ROWS, ids=str)
     def test_without_xla_the_bits_are_the_same(row, monkeypatch):
-        monkeypatch.setattr(random, "_xla_is_there", lambda: False)
+        monkeypatch.setattr(compilation, "_xla_is_there", lambda: False)
         x = tf.ones(row.shape)
         layer, twin = row.make(0.3), row.make(0.3)
         call = tf.function(lambda x: twin(x, training=True))
@@ -222,9 +222,9 @@ elif BACKEND == "tensorflow":
         assert not any(function.attr["_XlaMustCompile"].b for function in functions)
 
     def test_xla_is_left_alone_where_keras_does_not_ask_for_it(monkeypatch):
-        assert random._xla_is_there()
-        monkeypatch.setattr(random, "is_op_determinism_enabled", lambda: True)
-        assert not random._xla_is_there()
+        assert compilation._xla_is_there()
+        monkeypatch.setattr(compilation, "is_op_determinism_enabled", lambda: True)
+        assert not compilation._xla_is_there()
         monkeypatch.undo()
-        monkeypatch.setattr(random, "APPLE_GPU", True)
-        assert not random._xla_is_there()
+        monkeypatch.setattr(compilation, "APPLE_GPU", True)
+        assert not compilation._xla_is_there()

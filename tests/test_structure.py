@@ -9,7 +9,7 @@ from backend import BACKEND, to_numpy
 from catalog import ROWS
 from memory import kept_bytes
 
-from keras_dropouts import random
+from keras_dropouts.random import bits, compilation
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -66,14 +66,14 @@ def test_another_call_and_another_rate_compile_nothing_new(row):
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="PyTorch compiles for no size, JAX any program for each")
 @pytest.mark.parametrize("in_graphs", [False, True])
 def test_batches_of_many_sizes_share_few_compiled_kernels(monkeypatch, in_graphs):
-    layer, plain, sizes = ROWS[0].make(0.5), random._keep, set()
+    layer, plain, sizes = ROWS[0].make(0.5), bits._keep, set()
 
     def keep(*args):
         sizes.add(tuple(int(tf.get_static_value(n)) for n in args[-2:]))
         return plain(*args)
 
-    monkeypatch.setattr(random, "_keep", keep)
-    random._batches.cache_clear()
+    monkeypatch.setattr(bits, "_keep", keep)
+    compilation._batches.cache_clear()
     for n in range(1, 31):
         call = lambda x: layer(x, training=True)  # noqa: E731
         (tf.function(call) if in_graphs else call)(tf.ones((n, 16)))

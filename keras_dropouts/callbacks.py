@@ -1,0 +1,50 @@
+import collections
+
+import keras
+
+from keras_dropouts.layers.base import RandomLayer
+
+
+class RateLogger(keras.callbacks.Callback):
+    """Puts the rate of each layer into the logs of an epoch, beside loss and metrics.
+
+    `History`, `CSVLogger`, `TensorBoard` and the progress bar then show it, as `rate/<name of the layer>`; of a layer
+    in a nested model, `rate/<name of the model>/<name of the layer>`. What counts is the rate at the epoch's end: the
+    one that the next step takes. Layers whose parameter has another name have that: `beta/<name>`.
+
+    The logs are one dictionary that callbacks see in the order of the list: put this one before `CSVLogger` and
+    `TensorBoard`. Keras's own `History` and progress bar come last.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_dropouts import CurriculumDropout, Dropout, RateLogger
+    >>> dropout = Dropout(CurriculumDropout(0.5, gamma=0.5), name="dropout")
+    >>> model = keras.Sequential([keras.Input((3,)), dropout, keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+    >>> history = model.fit(x, y, batch_size=4, epochs=3, verbose=0, callbacks=[RateLogger()]).history
+    >>> [round(rate, 3) for rate in history["rate/dropout"]]
+    [0.316, 0.432, 0.475]
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model is None or logs is None:
+            raise ValueError(
+                f"RateLogger must be among the `callbacks` of `fit`, or be called after `set_model`, with logs to put "
+                f"the rates into. Received: model={self.model!r}, logs={logs!r}"
+            )
+        for path, layer in _layers_with_rate(self.model):
+            logs[f"{layer.parameter}/{path}"] = layer.current_rate()
+
+
+def _layers_with_rate(layer, path=""):
+    times = collections.Counter()
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        # Names may repeat in a subclassed model.
+        repeated = f"_{times[inner.name]}" if times[inner.name] else ""
+        times[inner.name] += 1
+        name = path + inner.name + repeated
+        if isinstance(inner, RandomLayer):
+            yield name, inner
+        yield from _layers_with_rate(inner, name + "/")

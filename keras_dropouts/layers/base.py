@@ -1,0 +1,235 @@
+"""What every layer shares: the training switch, the rate, the random state, the config."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_dropouts import random
+from keras_dropouts.layers.arguments import Rate, checked_inputs, checked_rate, checked_seed, checked_state
+from keras_dropouts.random.keys import key_of
+from keras_dropouts.random.rematerialize import rematerialized_product
+from keras_dropouts.random.state import RandomState, calls_of, new_seed, rate_of
+
+STATE, RATE = "random_state", "rate"
+
+
+class SeededLayer(keras.layers.Layer):
+    """Base of the layers that draw random numbers: their seed and their random state, saved with the weights.
+
+    Args:
+        seed: `None`, or an integer in `[0, 2**32)`.
+        rate: What the random state holds as its rate, NaN for none.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: Where `seed` is not as described.
+    """
+
+    def __init__(self, seed=None, rate=math.nan, **kwargs):
+        # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
+        keras.layers.Layer.__init__(self, **kwargs)
+        self._seed = checked_seed(seed)
+        self._random_state = RandomState(self._seed, rate)
+        self.supports_masking = True
+        # As Keras's own dropout is from the start, where no subclass has a `build`.
+        self._build_at_init()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was given. Set it, and the next call draws by the new one; the count of calls goes on."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed):
+        seed = checked_seed(seed)
+        self._fetched_state().write(seed=new_seed() if seed is None else seed)
+        self._seed = seed
+
+    def _next_state(self):
+        """Returns the random state of this call, and counts the call."""
+        return self._random_state.next()
+
+    def _trains(self, training):
+        return training or self._random_state.repeats()
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        # Keras hands all arguments on to the backend, whose function takes tensors alone, by their position.
+        def call(*args, **kwargs):
+            structure = args, kwargs
+            flat = tree.flatten(structure)
+            places = [i for i, x in enumerate(flat) if _is_float_tensor(x)]
+
+            def function(*tensors):
+                values = dict(zip(places, tensors, strict=True))
+                args, kwargs = tree.pack_sequence_as(structure, [values.get(i, x) for i, x in enumerate(flat)])
+                return layer_call(*args, **kwargs)
+
+            return plain(function, *args, **kwargs)(*[flat[i] for i in places])
+
+        plain = super().rematerialized_call
+        return call
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+    def _fetched_state(self):
+        if self._random_state.state._value is None:
+            raise RuntimeError(
+                f"On JAX the state of the layers is with `fit` during an epoch. A callback fetches it by reading "
+                f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."
+            )
+        return self._random_state
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[STATE] = self._random_state.read()[:2]
+
+    def load_own_variables(self, store):
+        names = set(store.keys())
+        super().load_own_variables({name: store[name] for name in names - {STATE, RATE}})
+        # Absent from the files of Keras's own layers of the same name.
+        if STATE in names:
+            seed, calls = checked_state(STATE, store[STATE])
+            # A seed that was given is kept: one file may serve several models.
+            self._random_state.write(seed=seed if self._seed is None else None, calls=calls)
+
+
+class RandomLayer(SeededLayer):
+    """Base of the layers that multiply their input by random numbers while training.
+
+    In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
+    the input. A subclass says which multiplier, by overriding one of three hooks:
+
+    - `_keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
+    - `_multiply(inputs, key, rate)`: the whole product, for noise that is no mask;
+    - `_train(inputs, key, rate)`: the whole layer, where it is no product or the input decides what is dropped.
+
+    The first two must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass
+    calls them again, with the gradient as `inputs`, instead of keeping what they drew. The last had best be
+    `random.rematerialized`.
+
+    Args:
+        rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
+            is the layer's count of calls in training. Values of a schedule outside `[0, 1]` are clipped; NaN counts as
+            0, and is an error in `current_rate`.
+        seed: `None`, or an integer in `[0, 2**32)`.
+        **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: Where `rate` or `seed` is not as described.
+    """
+
+    # The name of the method's parameter, of which a property is made, and the largest value it has a meaning for.
+    parameter = "rate"
+    max_rate = 1.0
+
+    def __init__(self, rate: Rate, seed: int | None = None, **kwargs: Any):
+        rate = checked_rate(self.parameter, rate, self.max_rate)
+        # Noted, as `torch.compile` would compile again for each number that a question to the rate itself would meet.
+        scheduled = isinstance(rate, LearningRateSchedule)
+        super().__init__(seed, math.nan if scheduled else rate, **kwargs)
+        self._rate, self._scheduled, self._set_late = rate, scheduled, False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, cls.parameter):
+            setattr(cls, cls.parameter, property(RandomLayer._get_rate, RandomLayer._set_rate))
+
+    def _get_rate(self):
+        """The rate, or its schedule. A number set here takes effect at the next batch, in compiled code too."""
+        return self._rate
+
+    def _set_rate(self, rate):
+        rate = checked_rate(self.parameter, rate, self.max_rate)
+        if isinstance(rate, LearningRateSchedule):
+            raise ValueError(
+                f"A schedule for `{self.parameter}` must be given when the layer is made; compiled code would not "
+                f"see it now. Allowed here: a number in [0, {self.max_rate:g}]. Received: {self.parameter}={rate!r}"
+            )
+        self._fetched_state().write(rate=rate)
+        self._rate, self._scheduled, self._set_late = rate, False, True
+
+    def current_rate(self) -> float:
+        """Returns the number, a float, that the next call in training takes for the rate, also within `fit`.
+
+        Raises:
+            ValueError: Where that number is NaN. Compiled code cannot raise, and takes 0 for it.
+        """
+        if not self._scheduled:
+            return self._rate
+        state = self._fetched_state().state.value
+        calls = calls_of(state)
+        if math.isnan(self._rate(calls)):
+            raise ValueError(
+                f"A schedule for `{self.parameter}` must give numbers; for NaN nothing is dropped. "
+                f"Received: {self.parameter}={self._rate!r}, which gives NaN at step {int(calls)}"
+            )
+        return float(ops.convert_to_numpy(self._rate_at(state)))
+
+    def call(self, inputs, training=False):
+        if not self._trains(training):
+            return self._infer(inputs)
+        return self._train(checked_inputs(self, inputs), *self._next_draw())
+
+    def _train(self, inputs, key, rate):
+        return rematerialized_product(self._multiply, inputs, key, rate)
+
+    def _infer(self, inputs):
+        return inputs
+
+    def _next_draw(self):
+        """Returns the key and the rate (a float32 scalar) of this call, and counts it."""
+        state = self._next_state()
+        return key_of(state), self._rate_at(state)
+
+    def _next_rate(self):
+        """Returns the rate that the next call in training takes, a float32 scalar, and counts none."""
+        return self._rate_at(self._random_state.state.value)
+
+    def _rate_at(self, state):
+        rate = rate_of(state)
+        if self._scheduled:
+            # NaN becomes 0; some layers would drop all by it and some nothing, as the compiler has it.
+            scheduled = ops.nan_to_num(ops.cast(self._rate(calls_of(state)), "float32"))
+            # A number set later has taken the place of the NaN that stands for the schedule.
+            rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
+        return rate
+
+    def _multiply(self, inputs, key, rate):
+        return random.multiply_where(*self._keep_mask(inputs, key, rate), inputs)
+
+    def _keep_mask(self, inputs, key, rate):
+        """Returns a boolean tensor that broadcasts to `inputs`, and the scale of what is kept."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate
+        return {**super().get_config(), self.parameter: rate}
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Another than the layer was made with, which a model made anew has by itself.
+        if self._set_late:
+            store[RATE] = np.float32(self._rate)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if RATE in store.keys():  # noqa: SIM118 - the store is no dictionary.
+            self._set_rate(float(np.asarray(store[RATE])))
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config.get(cls.parameter), dict):
+            config = {**config, cls.parameter: keras.saving.deserialize_keras_object(config[cls.parameter])}
+        return super().from_config(config)
+
+
+def _is_float_tensor(x):
+    return ops.is_tensor(x) and keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))

@@ -1,0 +1,87 @@
+import keras
+from keras import layers, ops
+
+from keras_dropouts.layers.layer_wrapper import LayerWrapper
+
+LAYERS = (
+    layers.Dense,
+    layers.EinsumDense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+)
+
+
+class KernelWrapper(LayerWrapper):
+    """What the wrappers that look into a layer share: its kernel, its bias, and the linear part of what it computes.
+
+    The wrapped layer computes `activation(inputs * kernel + bias)`, where `*` is linear in both: Dense, EinsumDense,
+    the convolutions and their transposes. Its variables stay its own.
+    """
+
+    def __init__(self, layer, **kwargs):
+        if isinstance(layer, KernelWrapper):
+            raise ValueError(
+                f"`layer` is wrapped in {layer.__class__.__name__} already, which drops by its weights. Wrap the layer "
+                f"inside, `layer.layer`, instead. Received: layer={layer!r}"
+            )
+        if not any(isinstance(layer, known) and _computes(type(layer)) == _computes(known) for known in LAYERS):
+            raise ValueError(
+                f"`layer` must be a keras.layers.Dense, EinsumDense, a convolution (transposed or depthwise, but not "
+                f"separable), or a subclass of one that computes the same: of another layer it is not known what it "
+                f"does with its kernel. Received: layer={layer!r}"
+            )
+        super().__init__(layer, **kwargs)
+
+    def _weights(self):
+        """Returns the wrapped layer's kernel and bias (or `None`) as tensors."""
+        bias = None if self.layer.bias is None else self.layer.bias.value
+        mode = self.layer.quantization_mode
+        if mode is None:
+            kernel = self.layer.kernel
+            # With LoRA it is the merged kernel, a tensor.
+            return kernel.value if isinstance(kernel, keras.Variable) else kernel, bias
+        if not isinstance(self.layer, layers.Dense) or mode not in ("int8", "int4", "float8"):
+            raise ValueError(
+                f"A quantized `layer` must be a keras.layers.Dense in mode 'int8', 'int4' or 'float8'. The `filters` "
+                f"of `model.quantize` leave others as they are. "
+                f"Received: layer={self.layer!r} with quantization_mode={mode!r}"
+            )
+        # Each mode stores its numbers in another way; in all of them the kernel is the answer to unit vectors.
+        return self._twin(bias=None)(ops.eye(self.layer.input_spec.axes[-1], dtype=self.compute_dtype)), bias
+
+    def _activation(self, inputs):
+        return inputs if self.layer.activation is None else self.layer.activation(inputs)
+
+    def _apply(self, inputs, kernel, bias):
+        """Returns `inputs * kernel + bias`, in the type of the inputs; without the activation.
+
+        Args:
+            inputs: As for the wrapped layer.
+            kernel, bias: Tensors that take the places of its own; `bias` is `None` where it has none.
+        """
+        kernel, bias = (None if x is None else ops.cast(x, inputs.dtype) for x in (kernel, bias))
+        name = "_kernel" if isinstance(getattr(type(self.layer), "kernel", None), property) else "kernel"
+        twin = self._twin(**{name: kernel}, bias=bias, lora_enabled=False)
+        twin.dtype_policy = keras.backend.standardize_dtype(inputs.dtype)
+        return twin(inputs)
+
+    def _twin(self, **attributes):
+        """A layer that shares all but these; setting the activation aside on the layer itself would show."""
+        twin = object.__new__(type(self.layer))
+        linear = {"activation": keras.activations.linear, "activity_regularizer": None}
+        vars(twin).update({**vars(self.layer), **linear, **attributes})
+        return twin
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+
+def _computes(layer):
+    """What makes the output of a layer of such a class."""
+    return [getattr(layer, name, None) for name in ("call", "kernel", "convolution_op")]

@@ -1,0 +1,106 @@
+import math
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from keras_dropouts import random
+from keras_dropouts.layers.arguments import DataFormat, Rate, checked_choice, checked_data_format
+from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.random.compilation import fused
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class MaxDrop(RandomLayer):
+    """Drops the largest element of each feature map, or of the channels at each position, at random while training.
+
+    For convolutional features: the strongest response is what a filter is about, and the layers behind must do without
+    it. One element goes, the first where several are the largest; nothing is scaled, and inference is the identity.
+
+    Args:
+        rate: The probability of dropping a largest element, a number in `[0, 1]` or a schedule, as for
+            `keras_dropouts.Dropout`.
+        across: Among which elements the largest is looked for. `"feature_map"` (the default): among all positions of
+            a channel. `"channels"`: among all channels of a position.
+        data_format: `"channels_last"` for inputs of shape `(batch, ..., channels)`, `"channels_first"` for
+            `(batch, channels, ...)`. `None`: `keras.config.image_data_format()`, but the last for sequences, of rank 3.
+        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: A tensor of a floating-point type, of rank 3 or more: features of a sequence, an image or a volume.
+        training: Whether to drop.
+
+    Input shape:
+        `(batch, ..., channels)`, or `(batch, channels, ...)` with channels first.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Reference:
+        Park and Kwak, "Analysis on the Dropout Effect in Convolutional Neural Networks", ACCV 2016, LNCS 10112:189-204:
+        max-drop, feature-wise and channel-wise.
+
+    What of the paper could be read for this layer is its abstract: it drops "the activations which have high values
+    across the feature map or across the channels". That this is the one highest, with a probability for each, and that
+    nothing is scaled, is from memory. Nor is this MaxDropout (arXiv 2007.13723), which drops what is above a threshold.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_dropouts import MaxDrop
+    >>> x = np.array([[[1, 9], [5, 2], [3, 4]]], "float32")  # three positions, two channels
+    >>> np.array(MaxDrop(1.0)(x, training=True)).tolist()
+    [[[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]]
+    >>> np.array(MaxDrop(1.0, "channels")(x, training=True)).tolist()
+    [[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]]
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        across: Literal["feature_map", "channels"] = "feature_map",
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(rate, seed=seed, **kwargs)
+        self.across = checked_choice("across", across, "feature_map", "channels")
+        self.data_format = None if data_format is None else checked_data_format(data_format)
+        self.input_spec = keras.InputSpec(min_ndim=3)
+
+    def build(self, input_shape):
+        # Only now is it known whether the inputs are sequences.
+        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
+        super().build(input_shape)
+
+    def _train(self, inputs, key, rate):
+        if 0 in tuple(inputs.shape):
+            # Nothing is the largest.
+            return inputs
+        return random.rematerialized(self._drop, inputs, key, rate)
+
+    def _drop(self, inputs, key, rate):
+        shape = tuple(ops.shape(inputs))
+        channels_first = self.data_format == "channels_first"
+        if self.across == "channels":
+            begin, end = (1, 2) if channels_first else (len(shape) - 1, len(shape))
+        else:
+            begin, end = (2, len(shape)) if channels_first else (1, len(shape) - 1)
+        # The axes to look across as one.
+        flat = (*shape[:begin], math.prod(shape[begin:end]), *shape[end:])
+        keep = random.keep_mask(key, (*shape[:begin], 1, *shape[end:]), rate)
+        return ops.reshape(_drop_largest(ops.reshape(inputs, flat), keep, begin), shape)
+
+    def get_config(self):
+        return {**super().get_config(), "across": self.across, "data_format": self.data_format}
+
+
+@fused
+def _drop_largest(inputs, keep, axis):
+    place = ops.reshape(ops.arange(ops.shape(inputs)[axis]), (-1,) + (1,) * (len(inputs.shape) - axis - 1))
+    largest = ops.equal(place, ops.cast(ops.argmax(inputs, axis, keepdims=True), place.dtype))
+    return ops.where(ops.logical_and(largest, ops.logical_not(keep)), ops.zeros_like(inputs), inputs)

@@ -1,0 +1,88 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dropouts import random
+from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format
+from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.random.multiply import perturb
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class UniformDropout(RandomLayer):
+    """Multiplies its input by `1 + r` while training, with `r` uniform between `-beta` and `beta` (Uout).
+
+    It drops nothing and shifts the variance far less than dropout: between training and inference that of a
+    zero-mean input changes by a factor of `3 / (3 + beta**2)`, which spares a batch normalization that follows.
+    Inference is the identity.
+
+    Args:
+        beta: The half-width of the noise, no probability: a number in `[0, 1]`, or a
+            `keras.optimizers.schedules.LearningRateSchedule` of such numbers, whose step is the number of times the
+            layer has been called in training. `layer.beta = b` takes effect at the next batch.
+        per_channel: Whether one draw serves a whole channel of a sample, as in the authors' networks, or each
+            element has its own, as in the paper's formula (the default).
+        data_format: Which axis `per_channel` takes for the channels: the last (`"channels_last"`) or the second
+            (`"channels_first"`). `None`: `keras.config.image_data_format()`, but the last for sequences, of rank 3.
+        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: A tensor of a floating-point type, of any rank (at least 2 with `per_channel`).
+        training: Whether to add noise.
+
+    Input shape:
+        Any. The first axis counts samples.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Reference:
+        Li et al., "Understanding the Disharmony between Dropout and Batch Normalization by Variance Shift",
+        CVPR 2019, arXiv 1801.05134: Uout.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_dropouts import UniformDropout
+    >>> y = np.array(UniformDropout(0.2, seed=1)(np.ones((100, 1000), "float32"), training=True))
+    >>> bool(0.8 < y.min() < 0.81), bool(abs(y.mean() - 1) < 0.01), bool(1.19 < y.max() < 1.2)
+    (True, True, True)
+    """
+
+    parameter = "beta"
+
+    def __init__(
+        self,
+        beta: Rate,
+        per_channel: bool = False,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(beta, seed=seed, **kwargs)
+        if not isinstance(per_channel, bool):
+            raise ValueError(f"`per_channel` must be True or False. Received: per_channel={per_channel!r}")
+        self.per_channel = per_channel
+        self.data_format = None if data_format is None else checked_data_format(data_format)
+        if per_channel:
+            self.input_spec = keras.InputSpec(min_ndim=2)
+
+    def build(self, input_shape):
+        # Only now is it known whether the inputs are sequences.
+        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
+        super().build(input_shape)
+
+    def _multiply(self, inputs, key, beta):
+        shape = ops.shape(inputs)
+        if self.per_channel:
+            channel = 1 if self.data_format == "channels_first" else len(shape) - 1
+            shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
+        return perturb(inputs, random.uniform(key, shape), beta)
+
+    def get_config(self):
+        return {**super().get_config(), "per_channel": self.per_channel, "data_format": self.data_format}

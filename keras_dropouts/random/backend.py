@@ -1,0 +1,118 @@
+"""Which backend runs, and what has another name in each."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    xp, cast = tf, tf.cast
+elif BACKEND == "jax":
+    import jax
+    import jax.numpy as jnp
+
+    xp, cast = jnp, jnp.astype
+elif BACKEND == "torch":
+    import torch
+
+    xp = torch
+
+    def cast(x, dtype):
+        return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+else:
+    raise ImportError(f"keras_dropouts runs on the backends tensorflow, jax and torch. Received: {BACKEND!r}")
+
+# `xp` is the backend itself, for what has one name and meaning in all three: keras.ops looks for symbolic tensors among
+# the arguments of each call, which on PyTorch takes longer than the operation.
+
+# PyTorch shifts and adds only signed integers; the bits are the same.
+WORD = "int32" if BACKEND == "torch" else "uint32"
+
+
+if BACKEND == "tensorflow":
+
+    def shift_left(x, distance):
+        return tf.bitwise.left_shift(x, tf.constant(distance, x.dtype))
+
+    def shift_right(x, distance):
+        """Shifts to the right; signed integers keep their sign."""
+        return tf.bitwise.right_shift(x, tf.constant(distance, x.dtype))
+
+    def bits_as(x, dtype):
+        """Takes the bits of each number for those of another type of the same size."""
+        return tf.bitcast(x, dtype)
+
+    def indices(n, key):
+        """The words 0 to `n - 1`, where the key is."""
+        return tf.cast(tf.range(n), WORD)
+
+    def at_once():
+        """Within, operations on known numbers give numbers, also while the function around is being compiled."""
+        return tf.init_scope()
+
+    def is_dense(x):
+        """Whether `x` is a tensor that has an element at each place: no nest, neither sparse nor ragged."""
+        return isinstance(x, (tf.Tensor, tf.Variable))
+
+elif BACKEND == "jax":
+
+    def shift_left(x, distance):
+        return x << distance
+
+    def shift_right(x, distance):
+        return x >> distance
+
+    def bits_as(x, dtype):
+        return jax.lax.bitcast_convert_type(x, dtype)
+
+    def indices(n, key):
+        return jax.lax.iota(WORD, n)
+
+    def at_once():
+        return jax.ensure_compile_time_eval()
+
+    def is_dense(x):
+        return isinstance(x, jax.Array)
+
+else:
+
+    def shift_left(x, distance):
+        return x << distance
+
+    def shift_right(x, distance):
+        return x >> distance
+
+    def bits_as(x, dtype):
+        if torch.jit.is_tracing():
+            # TorchScript, of which ONNX files are made, cannot take the bits of one type for those of another.
+            return torch.from_numpy(x.numpy(force=True).view(dtype)).to(x.device)
+        return x.view(getattr(torch, dtype))
+
+    def indices(n, key):
+        return torch.arange(n, dtype=torch.int32, device=key.device)
+
+    def at_once():
+        return contextlib.nullcontext()
+
+    def is_dense(x):
+        return isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_nested
+
+
+def rounded(product):
+    """A product to add to. XLA would make the two one operation, which rounds once: other bits than elsewhere."""
+    return product if BACKEND == "torch" else xp.maximum(product, np.finfo("float32").min)
+
+
+@contextlib.contextmanager
+def global_generator(word):
+    """Within, PyTorch's own generator starts from `word`, an integer: Keras's layers without a seed draw from that."""
+    if BACKEND != "torch" or word.is_meta:
+        yield
+        return
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        torch.manual_seed(word.item())
+        yield

@@ -1,0 +1,274 @@
+"""Random bits: the same on TensorFlow, JAX and PyTorch, eager and compiled.
+
+The rules here:
+
+- Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
+  SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
+  (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
+- A block serves eight elements: a sample of n takes q = ceil(n / 8) of them. It is two 32-bit words a and b, and two
+  mixtures c = (a << 8) ^ (a >> 8) ^ b and d = (b << 8) ^ (b >> 8) ^ a, with arithmetic shifts. Each half of these four
+  is a signed 16-bit draw. The upper bytes of the eight are independent of each other, and of any two the whole draws.
+- Numbers read the halves, the lower one first, of the q words a, then of the q words b, c and d. A mask reads the
+  draws of c, a, c, a (lower half, lower, upper, upper) of each block, then those of d and b: compared, they are the
+  bytes of q words, then of q more.
+- Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
+"""
+
+import contextlib
+import functools
+import math
+import statistics
+
+import keras
+import numpy as np
+
+from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
+from keras_dropouts.random.compilation import fused, kernel, run
+from keras_dropouts.random.threefry import threefry2x32
+
+numba_kernels = None
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax.numpy as jnp
+else:
+    import torch
+
+    with contextlib.suppress(ImportError):
+        from keras_dropouts.random import numba_kernels
+
+
+def _pairs(key, samples, blocks):
+    """The two words of each block: int32 of shape (samples, blocks)."""
+    counter = indices(blocks, key)[None], (indices(samples, key) + key[2])[:, None]
+    return [bits_as(word, "int32") for word in threefry2x32((key[0], key[1]), counter)]
+
+
+def _draws(key, samples, blocks):
+    """The words a, b, c and d of each block, each two signed 16-bit draws: int32 of shape (samples, blocks)."""
+    pair = _pairs(key, samples, blocks)
+    mixtures = []
+    for word, other in (pair, pair[::-1]):
+        mixture = word * 256
+        mixture ^= shift_right(word, 8)
+        mixture ^= other
+        mixtures.append(mixture)
+    return [*pair, *mixtures]
+
+
+def _halves(words):
+    """The two signed 16-bit draws of each word, lower half first, along a new last axis; int16 on PyTorch."""
+    if BACKEND == "torch":
+        # Flat first: a tensor without entries may have strides that other types do not take.
+        return words.view(-1).view(torch.int16).view(*words.shape, 2)
+    return shift_right(shift_left(words[..., None], np.array([16, 0], "int32")), 16)
+
+
+@kernel(numba_kernels and numba_kernels.keep)
+def _keep(key, threshold, samples, blocks):
+    """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
+    draws, bound = _draws(key, samples, blocks), threshold - 32768
+    if BACKEND == "torch":
+        kept = torch.empty((samples, 2, blocks), dtype=torch.int32, device=key.device)
+        bound16 = bound.clamp(max=32767).to(torch.int16)
+        for word in draws:
+            _halves(word).ge_(bound16)
+        for i in range(2):
+            torch.add(draws[2 + i], draws[i], alpha=256, out=kept[:, i])
+        # No 16-bit bound is above all draws, so that a rate of 1 needs the factor 0.
+        return kept.mul_(bound < 32768)
+    kept = []
+    for odd, even in zip(draws[:2], draws[2:], strict=True):
+        order = (even * 65536, odd * 65536, even, odd)
+        bytes = (cast(shift_right(word, 16) >= bound, "int32") * 256**i for i, word in enumerate(order))
+        kept.append(sum(bytes))
+    # Joined, not stacked: XLA computes what it joins along an axis that is there once, else for each byte.
+    return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
+
+
+@kernel(numba_kernels and numba_kernels.rare)
+def _rare(key, probability, samples, blocks):
+    # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
+    scaled = probability * 65536
+    bound = (cast(scaled, "int32") - 32768) * 65536 + cast(scaled % 1 * 65536, "int32")
+    # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
+    turn = cast(probability * (1 - probability) * 2.0**32, "int32")
+    arcs = [arc for word in _pairs(key, samples, blocks) for arc in (word, word - turn)]
+    if BACKEND == "torch":
+        drawn = arcs[0].lt_(bound)
+        for i in range(1, 4):
+            drawn.add_(arcs[i].lt_(bound), alpha=2**i)
+        drawn = drawn.to(torch.uint8)
+    else:
+        drawn = sum(cast(arc < bound, "uint8") * 2**i for i, arc in enumerate(arcs))
+    return (drawn | cast(probability >= 1, "uint8") * 15)[:, None]
+
+
+@kernel(numba_kernels and numba_kernels.uniform)
+def _uniform(key, samples, blocks):
+    draws = _draws(key, samples, blocks)
+    if BACKEND == "torch":
+        uniform = torch.empty((samples, 4, blocks, 2), device=key.device)
+        for i, word in enumerate(draws):
+            uniform[:, i] = _halves(word)
+    else:
+        uniform = cast(_halves(_joined(draws)), "float32")
+    uniform *= 2**-15
+    uniform += 2**-16
+    return uniform
+
+
+@kernel(numba_kernels and numba_kernels.looked_up)
+def _looked_up(key, table, samples, blocks):
+    """The entries of a table of 65536 at the bits of the draws."""
+    draws = _draws(key, samples, blocks)
+    if BACKEND == "torch":
+        entries = torch.empty((samples, 4, 2 * blocks), dtype=table.dtype, device=key.device)
+        # Once for each sample: PyTorch shares work among rows. A word at a time, to index with less memory.
+        rows = table.expand(samples, -1)
+        for i, word in enumerate(draws):
+            bits = _halves(word).view(torch.uint16).view(samples, 2 * blocks).long()
+            entries[:, i] = rows.gather(1, bits)
+        return entries.view(samples, 4, blocks, 2)
+    bits = _halves(_joined(draws)) & 0xFFFF
+    return tf.gather(table, bits) if BACKEND == "tensorflow" else jnp.take(table, bits, mode="clip")
+
+
+def _joined(draws):
+    """One tensor of shape (samples, 4, blocks): XLA computes what it joins once."""
+    samples, blocks = keras.ops.shape(draws[0])
+    return xp.reshape(xp.concat(draws, axis=1), (samples, 4, blocks))
+
+
+@functools.cache
+def _normals():
+    """The normal quantiles at (draw + 32768.5) / 65536, times what makes their variance 1, by the draw's bits."""
+    upper = np.array([statistics.NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
+    upper /= np.sqrt(np.mean(upper**2))
+    return np.concatenate([upper, -upper[::-1]]).astype("float32")
+
+
+if BACKEND == "torch":
+
+    @functools.cache
+    def _table_on(device):
+        return torch.from_numpy(_normals()).to(device)
+
+    # A function of its own: `torch.compile` looks through the cache.
+    @torch.compiler.assume_constant_result
+    def _normals_on(device):
+        return _table_on(device)
+
+
+def _filled(draw, shape):
+    """Reshapes what `draw(samples, blocks)` gives to `shape`, whose entries may be scalar tensors on TensorFlow."""
+    samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
+    blocks = (size + 7) // 8
+    drawn = xp.reshape(draw(samples, blocks), (samples, 8 * blocks))
+    if not isinstance(size, int) or size % 8:
+        drawn = drawn[:, :size]
+    return xp.reshape(drawn, shape)
+
+
+def threshold_of(rate):
+    """The rate in 65536ths, a float32 scalar without fraction: masks draw every rate as a multiple of 2**-16."""
+    return xp.round(rate * 65536.0)
+
+
+def keep_probability(rate):
+    """The probability with which `keep_mask` keeps an element, a float32 scalar."""
+    return 1.0 - threshold_of(rate) / 65536.0
+
+
+def keep_scale(rate):
+    """The inverse of `keep_probability`, or 65536 where that is 0 and nothing is kept."""
+    return 65536.0 / xp.maximum(65536.0 - threshold_of(rate), xp.ones_like(rate))
+
+
+def keep_mask(key, shape, rate):
+    """Draws which elements to keep.
+
+    Args:
+        key: What `key_of` gave.
+        shape: The mask's shape. Its first axis counts samples.
+        rate: Float32 scalar tensor, the probability of dropping; taken to the nearest 2**-16.
+
+    Returns:
+        A boolean tensor of `shape`.
+    """
+    threshold = cast(threshold_of(rate), "int32")
+
+    def draw(samples, blocks):
+        words = run(_keep, key, samples, blocks, threshold)
+        if BACKEND == "torch" and torch.compiler.is_compiling():
+            # Inductor reads booleans one by one, which takes longer than all else in the loop that selects.
+            return words.view(torch.uint8).int() != 0
+        return _booleans(words)
+
+    return _filled(draw, shape)
+
+
+def rare_bits(key, shape, probability):
+    """Draws four bits for each element, of any probability: to 2**-32, where `keep_mask` has 2**-17.
+
+    Args:
+        key: What `key_of` gave.
+        shape: As for `keep_mask`.
+        probability: Float32 scalar tensor, that of a 1.
+
+    Returns:
+        A uint8 tensor of `shape`, the bits in its lower half.
+    """
+    return xp.reshape(run(_rare, key, shape[0], math.prod(shape[1:]), probability), shape)
+
+
+def unpacked(bits):
+    """What `rare_bits` gave, or what was made of it, as booleans, with a new last axis of 4."""
+    # Each bit to the bottom of its own byte of a word, and the word taken for four bytes.
+    words = cast(bits, "int32")
+    words *= 0x00204081
+    words &= 0x01010101
+    return _booleans(words)
+
+
+def bit_count(bits):
+    """The number of ones in each sample of such bits, int32."""
+    pairs = bits - (shift_right(bits, 1) & 5)
+    nibbles = (pairs & 3) + shift_right(pairs, 2)
+    counts = cast(xp.reshape(nibbles, (keras.ops.shape(bits)[0], -1)), "int32")
+    # PyTorch adds up in int64 if not told, five times as slow.
+    return counts.sum(1, dtype=torch.int32) if BACKEND == "torch" else keras.ops.sum(counts, 1)
+
+
+def _booleans(words):
+    """The four bytes of each word, lowest first, each 0 or 1, along a new last axis."""
+    if BACKEND == "tensorflow":
+        return tf.cast(tf.bitcast(words, tf.uint8), tf.bool)
+    if BACKEND == "jax":
+        # No bitcast: what `jax.export` saves for a batch of any size could not be run.
+        return words[..., None] >> np.arange(0, 32, 8, dtype="int32") & 1 != 0
+    return words.view(torch.bool).view(*words.shape, 4)
+
+
+def uniform(key, shape):
+    """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
+    return _filled(functools.partial(run, _uniform, key), shape)
+
+
+def normal(key, shape, mean=0.0, deviation=1.0):
+    """Draws float32 normal deviates, each one of 65536 equally likely values.
+
+    Args:
+        key: What `key_of` gave.
+        shape: As for `keep_mask`.
+        mean: Float32 scalar.
+        deviation: Float32 scalar. The values are the mean and up to 4.3 deviations on both sides.
+    """
+    table = _scaled_normals(keras.ops.convert_to_tensor(deviation, "float32"), mean)
+    return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
+
+
+@fused
+def _scaled_normals(deviation, mean):
+    table = _normals_on(deviation.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
+    return rounded(table * deviation) + mean

@@ -1,0 +1,254 @@
+"""How functions of tensors are compiled, each backend in its way, and when."""
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import math
+import platform
+
+from keras_dropouts.random.backend import BACKEND
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+elif BACKEND == "jax":
+    import jax
+    import jax.export
+else:
+    import torch
+
+
+def compiled(function):
+    """Decorates a function of tensors, and then sizes, that should run as one loop.
+
+    TensorFlow: `tf.function(jit_compile=True)`, also inside a model that is not compiled. JAX: `jax.jit`, with sizes
+    among the arguments kept static. PyTorch: runs as it stands; `torch.compile` sees through it.
+    """
+    if BACKEND == "torch":
+        return function
+    if BACKEND == "tensorflow":
+        one = tf.function(function, jit_compile=True, autograph=False)
+
+        @functools.wraps(function)
+        def call(*args):
+            return (one if _xla_is_there() else function)(*args)
+
+        return call
+
+    @functools.cache
+    def jitted(static):
+        return jax.jit(function, static_argnums=static)
+
+    def is_size(arg):
+        return isinstance(arg, (int, tuple)) or jax.export.is_symbolic_dim(arg)
+
+    @functools.wraps(function)
+    def call(*args):
+        return jitted(tuple(i for i, arg in enumerate(args) if is_size(arg)))(*args)
+
+    return call
+
+
+def kernel(loop=None):
+    """Decorates a function that draws: of a key, further tensors, the number of samples and the number of blocks.
+
+    TensorFlow and JAX: `compiled`. PyTorch: on a CPU `loop` takes its place, unless that is `None`. Either is one
+    operation to `torch.compile`, which would compile the generator for half a minute.
+
+    Args:
+        loop: A function that takes and gives the same on a CPU.
+    """
+    return compiled if BACKEND != "torch" else functools.partial(_operation, loop)
+
+
+if BACKEND == "torch":
+
+    def _operation(loop, function):
+        def run(key, *args):
+            if torch._C._are_functorch_transforms_active():
+                _refuse_vmap()
+            if loop and key.device.type == "cpu" and type(key) is torch.Tensor:
+                return loop(key, *args)
+            if not _is_right_on(key.device, function):
+                return run(*_on("cpu", key, *args)).to(key.device)
+            return function(key, *args)
+
+        *tensors, samples, blocks = inspect.signature(function).parameters
+        schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
+        name = f"keras_dropouts::{function.__name__.strip('_')}"
+        operation = torch.library.custom_op(name, run, mutates_args=(), schema=schema)
+
+        @operation.register_fake
+        def like(key, *args):
+            return torch.empty_like(function(*_on("meta", key, *args)), device=key.device)
+
+        @functools.wraps(function)
+        def call(*args):
+            return (operation if torch.compiler.is_compiling() else run)(*args)
+
+        return call
+
+    # Where the suite has run, and where there is nothing to run.
+    TRIED = ("cpu", "cuda", "meta")
+
+    @functools.cache
+    def _is_right_on(device, kernel):
+        """Whether a kernel draws on a device what it draws on a CPU, asked at its first use on a new kind of device."""
+        if device.type in TRIED:
+            return True
+        *tensors, _, _ = inspect.signature(kernel).parameters
+        known = {
+            "key": torch.tensor([5, 7, 3], dtype=torch.int32),
+            "threshold": torch.tensor(19661, dtype=torch.int32),
+            "probability": torch.tensor(0.3),
+            "table": torch.arange(65536.0),
+        }
+        args = [known[name] for name in tensors]
+        try:
+            return torch.equal(kernel(*_on(device, *args), 3, 40).cpu(), kernel(*args, 3, 40))
+        except (NotImplementedError, RuntimeError, TypeError):
+            return False
+
+    def _refuse_vmap():
+        """Raises an error where `torch.func.vmap` asks for draws of each call, and it is no product that draws."""
+        functorch = torch._C._functorch
+        for level in functorch.get_interpreter_stack() or ():
+            if level.key() == functorch.TransformType.Vmap:
+                randomness = functorch.CVmapInterpreterPtr(level).randomness()
+                if randomness != functorch.RandomnessType.Same:
+                    raise RuntimeError(
+                        f"vmap: a layer that does not multiply its input by what it draws must be called within "
+                        f"torch.func.vmap(..., randomness='same'). Received: randomness={randomness.name.lower()!r}"
+                    )
+
+    def _on(device, *args):
+        return [arg.to(device) if torch.is_tensor(arg) else arg for arg in args]
+
+
+if BACKEND == "tensorflow":
+
+    def _xla_is_there():
+        """Where Keras, too, does not ask for XLA, operations run one by one."""
+        return not (APPLE_GPU or is_op_determinism_enabled())
+
+    @functools.cache
+    def _batches(function, *sizes):
+        """The numbers of samples for which this process compiles a function of otherwise these sizes: see below."""
+        return []
+
+    def _is_for_one_kernel(function, shape, elements=1):
+        """Whether to compile a function for a shape: XLA does it for each anew, which takes longer than many calls.
+
+        In graphs where a sample is large, for its work soon takes longer still. Where it is small and the shape known,
+        for the first four numbers of samples: more are a sign that they vary.
+
+        Args:
+            function: The function.
+            shape: The number of samples, which may be unknown (`None` or a tensor), and the sizes of one.
+            elements: How many there are for each place of a sample.
+        """
+        if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape[1:]):
+            return False
+        samples, *sizes = shape
+        if math.prod(sizes) * elements >= LARGE_SAMPLE:
+            return True
+        if not isinstance(samples, int):
+            return False
+        seen = _batches(function, *sizes)
+        if len(seen) < 4 and samples not in seen:
+            seen.append(samples)
+        return samples in seen
+
+    LARGE_SAMPLE = 2**12
+    # Whether a function is being traced that is compiled for a shape as a whole.
+    _FUSING = contextvars.ContextVar("fusing", default=False)
+
+    APPLE_GPU = (platform.system(), platform.machine()) == ("Darwin", "arm64") and tf.config.list_physical_devices(
+        "GPU"
+    )
+
+
+def fused(function):
+    """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
+
+    TensorFlow: as `compiled`, but only in graphs, and not where the shape of the first argument varies and is small.
+    JAX: as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    """
+    if BACKEND == "torch":
+        return function
+    if BACKEND == "jax":
+        return compiled(function)
+
+    @compiled
+    def one(*args):
+        token = _FUSING.set(True)
+        try:
+            return function(*args)
+        finally:
+            _FUSING.reset(token)
+
+    @functools.wraps(function)
+    def call(x, *args):
+        shape = () if x.shape.rank is None else tuple(x.shape)
+        return (one if _is_for_one_kernel(function, shape) else function)(x, *args)
+
+    return call
+
+
+def hinted(function):
+    """Decorates what runs at inference, as `fused` but in plain operations, which other makers' programs read.
+
+    TensorFlow: the operations of a graph carry a hint, upon which XLA compiles them where it is to be had.
+    """
+    if BACKEND != "tensorflow":
+        return fused(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        in_graph = tf.inside_function() and _xla_is_there()
+        with tf.xla.experimental.jit_scope() if in_graph else contextlib.nullcontext():
+            return function(*args)
+
+    return call
+
+
+def uncompiled(function):
+    """Decorates a function that `torch.compile` shall call and not look into."""
+    return torch.compiler.disable(function) if BACKEND == "torch" else function
+
+
+def run(kernel, key, samples, blocks, *args):
+    """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
+    if BACKEND == "tensorflow":
+        if _FUSING.get() or _is_for_one_kernel(kernel, (samples, blocks), 8):
+            return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
+        # XLA compiles each shape anew: where shapes vary, they share few.
+        sizes = [_size(samples, _few_samples(blocks))]
+        sizes.append(_size(blocks, 2**14 // sizes[0]))
+        drawn = kernel(key, *args, *map(tf.convert_to_tensor, sizes))
+        fits = isinstance(samples, int) and isinstance(blocks, int) and sizes == [samples, blocks]
+        return drawn if fits else drawn[:samples, :, :blocks]
+    drawn = kernel(key, *args, samples, blocks)
+    # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` in `bits.py`, `_where` in
+    # `multiply.py`.
+    return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
+
+
+def _size(n, floor):
+    """About the least number of the form 2**k or 3 * 2**k that is neither below `n` nor below `floor`."""
+    if isinstance(n, int) and isinstance(floor, int):
+        n = max(n, floor)
+        unit = max(2 ** (n.bit_length() - 2), 1) if n > 1 else 1
+    else:
+        n = tf.maximum(n, floor)
+        unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
+    return (n + unit - 1) // unit * unit
+
+
+def _few_samples(blocks):
+    """So many samples that they make up 2**14 blocks, which take less time than a call, at most 64; a power of 2."""
+    if isinstance(blocks, int):
+        return max(1, min(64, 2**14 >> max(blocks - 1, 0).bit_length()))
+    octave = tf.math.ceil(tf.math.log(tf.cast(tf.maximum(blocks, 1), tf.float32)) / math.log(2))
+    return tf.clip_by_value(2**14 // 2 ** tf.cast(octave, tf.int32), 1, 64)

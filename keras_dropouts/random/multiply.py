@@ -1,0 +1,81 @@
+"""Products with what was drawn, computed in at least float32 and rounded once to the type of the input."""
+
+import keras
+
+from keras_dropouts.random.backend import BACKEND, cast, rounded, xp
+from keras_dropouts.random.compilation import fused
+
+if BACKEND == "torch":
+    import torch
+
+
+def multiply_where(keep, scale, inputs):
+    """`inputs * scale` where `keep`, else exactly 0, also where the input is infinite or NaN.
+
+    Args:
+        keep: Boolean tensor that broadcasts to `inputs`.
+        scale: Float scalar tensor.
+        inputs: Float tensor. Types narrower than float32 are scaled in float32: a scale rounded to bfloat16 would
+            shift the mean.
+    """
+    if BACKEND == "torch":
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        if not _may_write(inputs) or torch.compiler.is_compiling():
+            return xp.where(keep, wide * scale, 0).to(inputs.dtype)
+        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
+        # of this size is new memory, which takes longer than a pass over it.
+        bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
+        kept = keep.to(bits)
+        kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
+        return kept.view(wide.dtype).mul_(scale).to(inputs.dtype)
+    return _where(inputs, keep, scale)
+
+
+def _may_write(inputs):
+    """Whether PyTorch, where this is among the operands, may write a result over another operand."""
+    # Batched is what comes back through `torch.autograd.grad(..., is_grads_batched=True)`.
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return not torch.is_grad_enabled() and (torch.compiler.is_compiling() or not batched(inputs))
+
+
+@fused
+def _where(inputs, keep, scale):
+    if keep.shape != inputs.shape:
+        # XLA would draw an entry again for each element that it serves, but does not repeat a square root.
+        keep = xp.sqrt(cast(keep, "float32")) > 0
+    wide = cast(inputs, work_dtype(inputs))
+    return cast(xp.where(keep, wide * keras.ops.cast(scale, wide.dtype), 0), inputs.dtype)
+
+
+def scale(multiplier, inputs):
+    """`inputs * multiplier`, computed in at least float32, in the input's dtype."""
+    wide = work_dtype(inputs)
+    return cast(cast(inputs, wide) * keras.ops.cast(multiplier, wide), inputs.dtype)
+
+
+@fused
+def perturb(inputs, noise, deviation):
+    """`inputs * (1 + deviation * noise)`, computed in at least float32, in the input's dtype.
+
+    Args:
+        inputs: Float tensor.
+        noise: Float32 tensor that broadcasts to `inputs`, and that nothing else reads: PyTorch overwrites it.
+        deviation: Float32 scalar tensor.
+    """
+    noise *= deviation
+    noise = rounded(noise)
+    noise += 1
+    return apply_noise(inputs, noise)
+
+
+def apply_noise(inputs, noise):
+    """`inputs * noise`, computed in at least float32, in the input's dtype. The arguments are those of `perturb`."""
+    if BACKEND == "torch" and noise.shape == inputs.shape and _may_write(inputs):
+        return cast(cast(noise, work_dtype(inputs)).mul_(inputs), inputs.dtype)
+    return scale(noise, inputs)
+
+
+def work_dtype(inputs):
+    """The type to compute in: the input's own, or float32 where that is narrower."""
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    return dtype if dtype == "float64" else "float32"

@@ -1,0 +1,132 @@
+"""Layers that keep nothing for the backward pass but a key: it draws once more what the forward pass drew."""
+
+from keras_dropouts.random.backend import BACKEND
+from keras_dropouts.random.keys import fold_in
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+else:
+    import torch
+    import torch.utils.checkpoint
+
+
+def rematerialized_product(multiply, inputs, key, rate):
+    """Applies `multiply(inputs, key, rate)` and keeps nothing for the backward pass but `key` and `rate`.
+
+    Args:
+        multiply: A function that multiplies its first argument elementwise by numbers that only the other two decide.
+            The gradient is therefore the same function of the upstream gradient.
+        inputs, key, rate: Its arguments.
+    """
+    if BACKEND == "jax":
+        return jax.checkpoint(multiply)(inputs, key, rate)
+    if BACKEND == "torch":
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            key = _KeyOfEach.apply(inputs, key)
+        return _product(multiply, inputs, key, rate)
+
+    @tf.custom_gradient
+    def apply(x):
+        return multiply(x, key, rate), lambda upstream: rematerialized_product(multiply, upstream, key, rate)
+
+    return apply(inputs)
+
+
+def rematerialized(function, *tensors):
+    """Applies `function(*tensors)` and keeps nothing for the backward pass but the arguments: that runs it again.
+
+    For any function, where `rematerialized_product`, for products alone, saves the second forward pass. What the
+    function reads must be among the tensors: TensorFlow cannot differentiate a loop of rematerialized closures.
+    """
+    if BACKEND == "jax":
+        return jax.checkpoint(function)(*tensors)
+    if BACKEND == "torch":
+        return torch.utils.checkpoint.checkpoint(function, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+    @tf.custom_gradient
+    def apply(*tensors):
+        def gradient(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch([tensor for tensor in tensors if tensor.dtype.is_floating])
+                outputs = function(*tensors)
+            return tape.gradient(outputs, tensors, upstream)
+
+        return function(*tensors), gradient
+
+    return apply(*tensors)
+
+
+if BACKEND == "torch":
+
+    def _product(multiply, inputs, key, rate):
+        function = _Recomputed if torch.compiler.is_compiling() else _Differentiated
+        return function.apply(inputs, key, rate, multiply)
+
+    class _Recomputed(torch.autograd.Function):
+        @staticmethod
+        def forward(inputs, key, rate, multiply):
+            return multiply(inputs, key, rate)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, key, rate, ctx.multiply = inputs
+            ctx.save_for_backward(key, rate)
+            ctx.save_for_forward(key, rate)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return _product(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
+
+    class _Differentiated(_Recomputed):
+        """With what `torch.compile` does not take: a forward-mode derivative, and a rule for `torch.func.vmap`."""
+
+        @staticmethod
+        def jvp(ctx, tangent, *_):
+            return _product(ctx.multiply, tangent, *ctx.saved_tensors)
+
+        @staticmethod
+        def vmap(info, in_dims, inputs, key, rate, multiply):
+            # One by one: what draws is a loop over memory, and a layer may look at its whole input.
+            parts = _parts(info, in_dims[:3], inputs, key, rate)
+            return torch.stack([_product(multiply, *part) for part in parts]), 0
+
+    class _KeyOfEach(torch.autograd.Function):
+        """The key of a call, or within `torch.func.vmap` that of each call which it makes one, as its caller asks."""
+
+        @staticmethod
+        def forward(inputs, key):
+            return key.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.mark_non_differentiable(output)
+
+        @staticmethod
+        def backward(ctx, _):
+            return None, None
+
+        @staticmethod
+        def jvp(ctx, *_):
+            return None
+
+        @staticmethod
+        def vmap(info, in_dims, inputs, key):
+            if info.randomness == "error":
+                raise RuntimeError(
+                    "vmap: a layer that draws was called within torch.func.vmap(..., randomness='error'). Choose "
+                    "'different' or 'same'."
+                )
+            parts = _parts(info, in_dims, inputs, key)
+            if info.randomness == "different":
+                parts = [(part, fold_in(key, i)) for i, (part, key) in enumerate(parts)]
+            # One vmap may be within another, for which the parts are batches still.
+            return torch.stack([_KeyOfEach.apply(*part) for part in parts]), 0
+
+    def _parts(info, dims, *tensors):
+        pairs = list(zip(tensors, dims, strict=True))
+        return [
+            tuple(tensor if dim is None else tensor.select(dim, i) for tensor, dim in pairs)
+            for i in range(info.batch_size)
+        ]
