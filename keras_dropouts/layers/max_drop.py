@@ -42,11 +42,14 @@ class MaxDrop(RandomLayer):
 
     Reference:
         Park and Kwak, "Analysis on the Dropout Effect in Convolutional Neural Networks", ACCV 2016, LNCS 10112:189-204:
-        max-drop, feature-wise and channel-wise.
+        max-drop, feature-wise and channel-wise, by the authors' program (`sungheonpark/Max-drop`), without its scale.
 
-    What of the paper could be read for this layer is its abstract: it drops "the activations which have high values
-    across the feature map or across the channels". That this is the one highest, with a probability for each, and that
-    nothing is scaled, is from memory. Nor is this MaxDropout (arXiv 2007.13723), which drops what is above a threshold.
+    Read were that program, for Caffe, and the paper's abstract. The program drops as here, the first of the largest, at
+    a rate of 0.1 by default, and changes nothing at inference. It differs in three points. In training it multiplies
+    all it returns by `1 / (1 - rate / positions)` if it looks across feature maps; the scale for channels comes out as
+    1 there, by a division of integers. It looks for the largest above zero, and where there is none it drops the first
+    element, which is zero already behind a ReLU. And it can drop a window around the largest. Nor is this MaxDropout
+    (arXiv 2007.13723), which drops what is above a threshold.
 
     Example:
 

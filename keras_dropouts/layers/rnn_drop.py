@@ -36,12 +36,19 @@ class RNNDrop(RecurrentWrapper):
         ValueError: Where an argument is not as described.
 
     Reference:
-        Moon, Choi, Lee and Song, "RNNDROP: A Novel Dropout for RNNs in ASR", ASRU 2015.
+        Moon, Choi, Lee and Song, "RNNDROP: A Novel Dropout for RNNs in ASR", ASRU 2015; the definition is from
+        secondary sources: arXiv 1606.01305, `srvk/eesen`, `seba-1511/lstms.pth`.
 
     The scale `s` is `1 / (1 - rate)`. It stands at what enters the memory and not at the memory, where it would act
     once more at each timestep and grow without bounds; given the gates, the mean of what a sequence writes into its
-    memory is that at inference. Of the paper no copy was at hand: the equation is from others' accounts and code, how
-    it scales at inference could not be settled, and the GRU is an addition.
+    memory is that at inference.
+
+    Of the paper only the abstract could be read, which has no equation. The secondary sources agree on the memory as
+    the place, and on one mask for all timesteps, which `srvk/eesen` leaves as a choice. Those named above mask the
+    memory that is kept, as here; Amar's "Dropout for LSTMs" (2017) masks it where it is read, `activation(m * c)`,
+    which from a state of zeros gives the same outputs. They disagree on the scale: the two programs multiply the memory
+    by `1 / (1 - rate)` at each timestep of training, while arXiv 1606.01305 has the paper take the expectation at
+    inference. Where `s` stands is thus this layer's own, and so is the GRU.
 
     Example:
 
