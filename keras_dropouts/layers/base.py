@@ -104,9 +104,9 @@ class RandomLayer(SeededLayer):
     In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
     the input. A subclass says which multiplier, by overriding one of three hooks:
 
-    - `_keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
-    - `_multiply(inputs, key, rate)`: the whole product, for noise that is no mask;
-    - `_train(inputs, key, rate)`: the whole layer, where it is no product or the input decides what is dropped.
+    - `keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
+    - `multiply(inputs, key, rate)`: the whole product, for noise that is no mask;
+    - `training_call(inputs, key, rate)`: the whole layer, where it is no product or the input decides what is dropped.
 
     The first two must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass
     calls them again, with the gradient as `inputs`, instead of keeping what they drew. The last had best be
@@ -172,13 +172,13 @@ class RandomLayer(SeededLayer):
 
     def call(self, inputs, training=False):
         if not self._trains(training):
-            return self._infer(inputs)
-        return self._train(checked_inputs(self, inputs), *self._next_draw())
+            return self.inference_call(inputs)
+        return self.training_call(checked_inputs(self, inputs), *self._next_draw())
 
-    def _train(self, inputs, key, rate):
-        return rematerialized_product(self._multiply, inputs, key, rate)
+    def training_call(self, inputs, key, rate):
+        return rematerialized_product(self.multiply, inputs, key, rate)
 
-    def _infer(self, inputs):
+    def inference_call(self, inputs):
         return inputs
 
     def _next_draw(self):
@@ -199,10 +199,10 @@ class RandomLayer(SeededLayer):
             rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
         return rate
 
-    def _multiply(self, inputs, key, rate):
-        return random.multiply_where(*self._keep_mask(inputs, key, rate), inputs)
+    def multiply(self, inputs, key, rate):
+        return random.multiply_where(*self.keep_mask(inputs, key, rate), inputs)
 
-    def _keep_mask(self, inputs, key, rate):
+    def keep_mask(self, inputs, key, rate):
         """Returns a boolean tensor that broadcasts to `inputs`, and the scale of what is kept."""
         raise NotImplementedError
 

@@ -70,7 +70,7 @@ class Cutout(RandomLayer):
         self.data_format = checked_data_format(data_format)
         self.input_spec = keras.InputSpec(ndim=4)
 
-    def _keep_mask(self, inputs, key, rate):
+    def keep_mask(self, inputs, key, rate):
         shape = ops.shape(inputs)
         height = 2 if self.data_format == "channels_first" else 1
         # Evenly spaced in (0, 1): whether to cut, and where along each axis.

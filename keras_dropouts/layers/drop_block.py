@@ -35,11 +35,11 @@ class DropBlock(RandomLayer):
         self.data_format = checked_data_format(data_format, self.dimensions)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
-    def _train(self, inputs, key, rate):
+    def training_call(self, inputs, key, rate):
         # No block fits.
-        return inputs if 0 in tuple(inputs.shape) else super()._train(inputs, key, rate)
+        return inputs if 0 in tuple(inputs.shape) else super().training_call(inputs, key, rate)
 
-    def _keep_mask(self, inputs, key, rate):
+    def keep_mask(self, inputs, key, rate):
         shape = list(ops.shape(inputs))
         channels = 1 if self.data_format == "channels_first" else self.dimensions + 1
         space = [axis for axis in range(1, self.dimensions + 2) if axis != channels]

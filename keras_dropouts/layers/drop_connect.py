@@ -106,7 +106,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel, bias = self._weights()
         if not self._trains(training):
-            return self._infer(inputs, kernel, bias)
+            return self.inference_call(inputs, kernel, bias)
         key, rate = self._next_draw()
         if self.per_example and isinstance(self.layer, keras.layers.Dense):
             outputs = _linear_per_example(inputs, kernel, bias, key, rate)
@@ -120,7 +120,7 @@ class DropConnect(KernelWrapper, RandomLayer):
             outputs = self._apply(inputs, kernel, bias)
         return self._activation(outputs)
 
-    def _infer(self, inputs, kernel, bias):
+    def inference_call(self, inputs, kernel, bias):
         keep = random.keep_probability(self._next_rate())
         mean = scale(keep, self._apply(inputs, kernel, bias))
         activation = self.layer.activation

@@ -77,10 +77,10 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         """Returns the mask's shape for `inputs`: a size, 1 or `None` (the input's size) for each axis."""
         return self.noise_shape
 
-    def _multiply(self, inputs, key, rate):
+    def multiply(self, inputs, key, rate):
         return _drop(inputs, key, rate, self._get_noise_shape(inputs), self.scaling == "training")
 
-    def _infer(self, inputs):
+    def inference_call(self, inputs):
         if self.scaling == "training":
             return inputs
         return scale(random.keep_probability(self._next_rate()), checked_inputs(self, inputs))

@@ -52,7 +52,7 @@ class GaussianDropout(RandomLayer):
     # The nearest to 1 that a finite variance allows in the bits of a draw.
     max_rate = 1 - 2**-16
 
-    def _multiply(self, inputs, key, rate):
+    def multiply(self, inputs, key, rate):
         # Not `random.fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
         noise = random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate)))
         return apply_noise(inputs, noise)

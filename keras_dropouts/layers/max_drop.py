@@ -80,7 +80,7 @@ class MaxDrop(RandomLayer):
         self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
         super().build(input_shape)
 
-    def _train(self, inputs, key, rate):
+    def training_call(self, inputs, key, rate):
         if 0 in tuple(inputs.shape):
             # Nothing is the largest.
             return inputs

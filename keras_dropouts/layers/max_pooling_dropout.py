@@ -62,7 +62,7 @@ class MaxPoolingDropout(RandomLayer):
                 f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
             )
 
-    def _train(self, inputs, key, rate):
+    def training_call(self, inputs, key, rate):
         return random.rematerialized(self._drop_and_pool, inputs, key, rate)
 
     def _drop_and_pool(self, inputs, key, rate):
@@ -75,7 +75,7 @@ class MaxPoolingDropout(RandomLayer):
     def _max_pool(self, inputs):
         return ops.max_pool(inputs, self.pool_size, self.strides, self.padding, self.data_format)
 
-    def _infer(self, inputs):
+    def inference_call(self, inputs):
         inputs = checked_inputs(self, inputs)
         keep = random.keep_probability(self._next_rate())
         first = 2 if self.data_format == "channels_first" else 1

@@ -92,7 +92,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
             )
         sequences = ops.cast(sequences, self.compute_dtype)
         if not self._trains(training):
-            return self._infer(sequences, initial_state, mask)
+            return self.inference_call(sequences, initial_state, mask)
         key, rate = self._next_draw()
         sizes, rates = self._all_draws(rate)
         samples, timesteps, features = ops.shape(sequences)
@@ -114,7 +114,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
 
         return self._loop(sequences, initial_state, mask, masks_for)
 
-    def _infer(self, sequences, initial_state, mask):
+    def inference_call(self, sequences, initial_state, mask):
         outputs = self.layer.call(sequences, initial_state=initial_state, mask=mask, training=False)
         return self._in_own_type(outputs)
 

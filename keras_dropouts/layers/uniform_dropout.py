@@ -77,7 +77,7 @@ class UniformDropout(RandomLayer):
         self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
         super().build(input_shape)
 
-    def _multiply(self, inputs, key, beta):
+    def multiply(self, inputs, key, beta):
         shape = ops.shape(inputs)
         if self.per_channel:
             channel = 1 if self.data_format == "channels_first" else len(shape) - 1

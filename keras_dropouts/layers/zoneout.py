@@ -86,7 +86,7 @@ class Zoneout(RecurrentWrapper):
             for new, before in zip(step_of(cell, inputs, states), states, strict=True)
         ]
 
-    def _infer(self, sequences, initial_state, mask):
+    def inference_call(self, sequences, initial_state, mask):
         _, rates = self._all_draws(self._next_rate())
         probabilities = [(random.keep_probability(rate), 1.0) for rate in rates]
         return self._loop(sequences, initial_state, mask, lambda inputs: (inputs, iter(probabilities)))
