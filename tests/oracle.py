@@ -7,7 +7,7 @@ import numpy as np
 MASK = np.uint64(0xFFFFFFFF)
 
 
-def threefry2x32(key, counter, rounds=13):
+def threefry2x32(key, counter, rounds):
     k = [np.uint64(key[0]), np.uint64(key[1])]
     k.append(k[0] ^ k[1] ^ np.uint64(0x1BD11BDA))
     x = [np.asarray(c, "uint64") for c in counter]
@@ -25,17 +25,16 @@ def threefry2x32(key, counter, rounds=13):
     return x
 
 
-def block_draws(words):
-    """The eight signed 16-bit draws that a pair of words serves: along new last axes, four words and their halves."""
-    words = [np.asarray(word, "uint64").astype("uint32").view("int32") for word in words]
-    mixtures = [word << 8 ^ word >> 8 ^ other for word, other in (words, words[::-1])]
-    halves = [half.astype("int16") for word in (*words, *mixtures) for half in (word, word >> 16)]
-    return np.stack(halves, -1).reshape(*halves[0].shape, 4, 2)
+def block_words(seed, call, samples, blocks, first_sample=0):
+    """The four signed words of each block, along a new last axis."""
+    block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
+    words = [word for rounds in (13, 20) for word in threefry2x32((seed, call), (block, sample), rounds)]
+    return np.stack(words, -1).astype("<u4").view("<i4")
 
 
 def all_draws(seed, call, samples, blocks, first_sample):
-    block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
-    return block_draws(threefry2x32((seed, call), (block, sample)))
+    """The eight signed 16-bit draws of each block: along new last axes, its four words and their halves."""
+    return block_words(seed, call, samples, blocks, first_sample).view("<i2").reshape(samples, blocks, 4, 2)
 
 
 def first_of(draws, shape):

@@ -7,7 +7,7 @@ import pytest
 from backend import compiled_calls, multiplier, to_numpy, train
 from keras import ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
-from oracle import threefry2x32
+from oracle import block_words
 
 from keras_dropouts import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.random.bits import rare_bits
@@ -53,14 +53,8 @@ def seeds(seed, call, shape, probability):
     """Where blocks start in feature maps of `shape`, channels last: a bit for each, from the definition."""
     samples, *space, channels = shape
     bytes_ = -(-channels // 4)
-    block = np.arange(math.prod(space) * bytes_)
-    words = threefry2x32((seed, call), np.broadcast_arrays(block[None], np.arange(samples)[:, None]))
-    turned = [
-        np.mod(w.astype("int64") + 2**31 - t, 2**32)
-        for w in words
-        for t in (0, probability * (1 - probability) * 2**32)
-    ]
-    bits = np.stack([t < probability * 2**32 for t in turned], -1)
+    words = block_words(seed, call, samples, math.prod(space) * bytes_).astype("int64")
+    bits = words + 2**31 < probability * 2**32
     return bits.reshape(samples, *space, 4 * bytes_)[..., :channels]
 
 

@@ -171,7 +171,7 @@ class _Run:
     def __init__(self, state):
         key = key_of(state)
         # The replica is the second word's.
-        self.word = threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]))[0]
+        self.word = threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]), 13)[0]
         outer = _RUN.get()
         self.called = outer.called if outer else set()
         self.draws = 0

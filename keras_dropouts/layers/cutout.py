@@ -74,7 +74,7 @@ class Cutout(RandomLayer):
         shape = ops.shape(inputs)
         height = 2 if self.data_format == "channels_first" else 1
         # Evenly spaced in (0, 1): whether to cut, and where along each axis.
-        draws = ops.reshape((random.uniform(key, (shape[0], 3)) + 1) / 2, (-1, 3, 1, 1, 1))
+        draws = ops.reshape(random.uniform(key, (shape[0], 3)), (-1, 3, 1, 1, 1))
         cut = draws[:, 0] < rate
         for i, axis in ((1, height), (2, height + 1)):
             places = ops.reshape(ops.arange(shape[axis]), [-1 if j == axis else 1 for j in range(4)])

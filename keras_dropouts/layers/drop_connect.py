@@ -12,7 +12,7 @@ from keras_dropouts.layers.arguments import Rate
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 from keras_dropouts.random.keys import from_sample
-from keras_dropouts.random.multiply import scale, work_dtype
+from keras_dropouts.random.multiply import multiply, work_dtype
 
 # Masked weights that exist at one time: 4 MiB of float32.
 CHUNK = 2**20
@@ -122,7 +122,7 @@ class DropConnect(KernelWrapper, RandomLayer):
 
     def inference_call(self, inputs, kernel, bias):
         keep = random.keep_probability(self._next_rate())
-        mean = scale(keep, self._apply(inputs, kernel, bias))
+        mean = multiply(self._apply(inputs, kernel, bias), keep)
         activation = self.layer.activation
         if activation in (None, keras.activations.linear):
             return mean

@@ -8,7 +8,7 @@ from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_choice, checked_inputs, checked_noise_shape
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.random.compilation import fused
-from keras_dropouts.random.multiply import scale
+from keras_dropouts.random.multiply import multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -83,7 +83,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
     def inference_call(self, inputs):
         if self.scaling == "training":
             return inputs
-        return scale(random.keep_probability(self._next_rate()), checked_inputs(self, inputs))
+        return multiply(checked_inputs(self, inputs), random.keep_probability(self._next_rate()))
 
     def get_config(self):
         return {**super().get_config(), "noise_shape": self.noise_shape, "scaling": self.scaling}

@@ -3,7 +3,7 @@ from keras import ops
 
 from keras_dropouts import random
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import apply_noise
+from keras_dropouts.random.multiply import multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -55,4 +55,4 @@ class GaussianDropout(RandomLayer):
     def multiply(self, inputs, key, rate):
         # Not `random.fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
         noise = random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate)))
-        return apply_noise(inputs, noise)
+        return multiply(inputs, noise)

@@ -8,7 +8,7 @@ from keras_dropouts.layers.arguments import checked_choice, checked_number
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 from keras_dropouts.random.keys import key_of
-from keras_dropouts.random.multiply import scale, work_dtype
+from keras_dropouts.random.multiply import multiply, work_dtype
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -79,10 +79,9 @@ class Standout(KernelWrapper, SeededLayer):
     def call(self, inputs, training=False):
         outputs, probability = self._outputs_and_probability(ops.cast(inputs, self.compute_dtype))
         if not self._trains(training):
-            return scale(probability, outputs)
+            return multiply(outputs, probability)
         key = key_of(self._next_state())
-        # A uniform number in (-1, 1) is below 2 * p - 1 with probability p.
-        keep = random.uniform(key, ops.shape(outputs)) < 2 * probability - 1
+        keep = random.uniform(key, ops.shape(outputs)) < probability
         return random.multiply_where(keep, 1.0, outputs)
 
     def _outputs_and_probability(self, inputs):

@@ -6,7 +6,7 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import perturb
+from keras_dropouts.random.multiply import multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -82,7 +82,7 @@ class UniformDropout(RandomLayer):
         if self.per_channel:
             channel = 1 if self.data_format == "channels_first" else len(shape) - 1
             shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
-        return perturb(inputs, random.uniform(key, shape), beta)
+        return multiply(inputs, random.uniform(key, shape, 1 - beta, 1 + beta))
 
     def get_config(self):
         return {**super().get_config(), "per_channel": self.per_channel, "data_format": self.data_format}

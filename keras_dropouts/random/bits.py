@@ -2,12 +2,12 @@
 
 The rules here:
 
-- Every bit comes from Threefry2x32 with 13 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-  SC 2011, the fewest rounds they found Crush-resistant). The key is (seed, call), the counter is
-  (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
-- A block serves eight elements: a sample of n takes q = ceil(n / 8) of them. It is two 32-bit words a and b, and two
-  mixtures c = (a << 8) ^ (a >> 8) ^ b and d = (b << 8) ^ (b >> 8) ^ a, with arithmetic shifts. Each half of these four
-  is a signed 16-bit draw. The upper bytes of the eight are independent of each other, and of any two the whole draws.
+- Every bit comes from Threefry2x32 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key is
+  (seed, call), the counter is (block in the sample, sample), so a sample's bits do not depend on the rest of the batch.
+- A block serves eight elements: a sample of n takes q = ceil(n / 8) of them. It is four 32-bit words: a and b after 13
+  rounds, the fewest that the authors found Crush-resistant, and c and d after 20. (Words that are as few as 3 to 6
+  rounds apart are not independent: parities of a handful of their bits are far from fair, see
+  `benchmarks/moments.py`.) Each half of a word is a signed 16-bit draw.
 - Numbers read the halves, the lower one first, of the q words a, then of the q words b, c and d. A mask reads the
   draws of c, a, c, a (lower half, lower, upper, upper) of each block, then those of d and b: compared, they are the
   bytes of q words, then of q more.
@@ -38,22 +38,10 @@ else:
         from keras_dropouts.random import numba_kernels
 
 
-def _pairs(key, samples, blocks):
-    """The two words of each block: int32 of shape (samples, blocks)."""
+def _words(key, samples, blocks):
+    """The words a, b, c and d of each block: int32 of shape (samples, blocks)."""
     counter = indices(blocks, key)[None], (indices(samples, key) + key[2])[:, None]
-    return [bits_as(word, "int32") for word in threefry2x32((key[0], key[1]), counter)]
-
-
-def _draws(key, samples, blocks):
-    """The words a, b, c and d of each block, each two signed 16-bit draws: int32 of shape (samples, blocks)."""
-    pair = _pairs(key, samples, blocks)
-    mixtures = []
-    for word, other in (pair, pair[::-1]):
-        mixture = word * 256
-        mixture ^= shift_right(word, 8)
-        mixture ^= other
-        mixtures.append(mixture)
-    return [*pair, *mixtures]
+    return [bits_as(word, "int32") for word in threefry2x32((key[0], key[1]), counter, 13, 20)]
 
 
 def _halves(words):
@@ -67,7 +55,7 @@ def _halves(words):
 @kernel(numba_kernels and numba_kernels.keep)
 def _keep(key, threshold, samples, blocks):
     """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
-    draws, bound = _draws(key, samples, blocks), threshold - 32768
+    draws, bound = _words(key, samples, blocks), threshold - 32768
     if BACKEND == "torch":
         kept = torch.empty((samples, 2, blocks), dtype=torch.int32, device=key.device)
         bound16 = bound.clamp(max=32767).to(torch.int16)
@@ -91,37 +79,37 @@ def _rare(key, probability, samples, blocks):
     # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
     scaled = probability * 65536
     bound = (cast(scaled, "int32") - 32768) * 65536 + cast(scaled % 1 * 65536, "int32")
-    # Two events from one word: arcs, on the circle of its values, of the same length, that overlap in its square.
-    turn = cast(probability * (1 - probability) * 2.0**32, "int32")
-    arcs = [arc for word in _pairs(key, samples, blocks) for arc in (word, word - turn)]
+    words = _words(key, samples, blocks)
     if BACKEND == "torch":
-        drawn = arcs[0].lt_(bound)
+        drawn = words[0].lt_(bound)
         for i in range(1, 4):
-            drawn.add_(arcs[i].lt_(bound), alpha=2**i)
+            drawn.add_(words[i].lt_(bound), alpha=2**i)
         drawn = drawn.to(torch.uint8)
     else:
-        drawn = sum(cast(arc < bound, "uint8") * 2**i for i, arc in enumerate(arcs))
+        drawn = sum(cast(word < bound, "uint8") * 2**i for i, word in enumerate(words))
     return (drawn | cast(probability >= 1, "uint8") * 15)[:, None]
 
 
 @kernel(numba_kernels and numba_kernels.uniform)
-def _uniform(key, samples, blocks):
-    draws = _draws(key, samples, blocks)
+def _uniform(key, middle, step, samples, blocks):
+    """The draws times `step`, plus `middle`."""
+    draws = _words(key, samples, blocks)
     if BACKEND == "torch":
         uniform = torch.empty((samples, 4, blocks, 2), device=key.device)
         for i, word in enumerate(draws):
             uniform[:, i] = _halves(word)
     else:
         uniform = cast(_halves(_joined(draws)), "float32")
-    uniform *= 2**-15
-    uniform += 2**-16
+    uniform *= step
+    uniform = rounded(uniform)
+    uniform += middle
     return uniform
 
 
 @kernel(numba_kernels and numba_kernels.looked_up)
 def _looked_up(key, table, samples, blocks):
     """The entries of a table of 65536 at the bits of the draws."""
-    draws = _draws(key, samples, blocks)
+    draws = _words(key, samples, blocks)
     if BACKEND == "torch":
         entries = torch.empty((samples, 4, 2 * blocks), dtype=table.dtype, device=key.device)
         # Once for each sample: PyTorch shares work among rows. A word at a time, to index with less memory.
@@ -250,25 +238,35 @@ def _booleans(words):
     return words.view(torch.bool).view(*words.shape, 4)
 
 
-def uniform(key, shape):
-    """Draws float32 numbers from 65536 equally spaced values in (-1, 1): mean 0 and variance 1/3 (less 2**-33)."""
-    return _filled(functools.partial(run, _uniform, key), shape)
+def uniform(key, shape, minval=0.0, maxval=1.0):
+    """Draws float32 numbers: the middles of 65536 intervals of the same length, each with the same probability.
+
+    Args:
+        key: What `key_of` gave.
+        shape: As for `keep_mask`.
+        minval, maxval: Float32 scalars, the ends of the range. None of the numbers is one of them.
+    """
+    minval, maxval = (keras.ops.convert_to_tensor(end, "float32") for end in (minval, maxval))
+    step = (maxval - minval) / 65536
+    # A draw of -1 or 0 is next to the middle.
+    middle = (minval + maxval) / 2 + step / 2
+    return _filled(lambda samples, blocks: run(_uniform, key, samples, blocks, middle, step), shape)
 
 
-def normal(key, shape, mean=0.0, deviation=1.0):
+def normal(key, shape, mean=0.0, stddev=1.0):
     """Draws float32 normal deviates, each one of 65536 equally likely values.
 
     Args:
         key: What `key_of` gave.
         shape: As for `keep_mask`.
         mean: Float32 scalar.
-        deviation: Float32 scalar. The values are the mean and up to 4.3 deviations on both sides.
+        stddev: Float32 scalar, the standard deviation. The values are the mean and up to 4.3 of it on both sides.
     """
-    table = _scaled_normals(keras.ops.convert_to_tensor(deviation, "float32"), mean)
+    table = _scaled_normals(keras.ops.convert_to_tensor(stddev, "float32"), mean)
     return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
 
 
 @fused
-def _scaled_normals(deviation, mean):
-    table = _normals_on(deviation.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
-    return rounded(table * deviation) + mean
+def _scaled_normals(stddev, mean):
+    table = _normals_on(stddev.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
+    return rounded(table * stddev) + mean

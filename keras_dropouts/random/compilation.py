@@ -103,6 +103,8 @@ if BACKEND == "torch":
             "threshold": torch.tensor(19661, dtype=torch.int32),
             "probability": torch.tensor(0.3),
             "table": torch.arange(65536.0),
+            "middle": torch.tensor(0.1),
+            "step": torch.tensor(2**-16),
         }
         args = [known[name] for name in tensors]
         try:

@@ -28,7 +28,7 @@ def key_of(state):
 def fold_in(key, index):
     """Returns a key for one of many: another for each index (an integer or an integer scalar tensor) below 2**32."""
     # A place where no layer draws: of a sample that no batch has.
-    words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, 2**32 - 1)))
+    words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, 2**32 - 1)), 13)
     return xp.concat([*words, key[2:]], axis=0)
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_dropouts.random.backend import BACKEND, cast, rounded, xp
+from keras_dropouts.random.backend import BACKEND, cast, xp
 from keras_dropouts.random.compilation import fused
 
 if BACKEND == "torch":
@@ -47,32 +47,18 @@ def _where(inputs, keep, scale):
     return cast(xp.where(keep, wide * keras.ops.cast(scale, wide.dtype), 0), inputs.dtype)
 
 
-def scale(multiplier, inputs):
-    """`inputs * multiplier`, computed in at least float32, in the input's dtype."""
-    wide = work_dtype(inputs)
-    return cast(cast(inputs, wide) * keras.ops.cast(multiplier, wide), inputs.dtype)
-
-
-@fused
-def perturb(inputs, noise, deviation):
-    """`inputs * (1 + deviation * noise)`, computed in at least float32, in the input's dtype.
+def multiply(inputs, noise):
+    """`inputs * noise`, computed in at least float32, in the input's dtype.
 
     Args:
         inputs: Float tensor.
-        noise: Float32 tensor that broadcasts to `inputs`, and that nothing else reads: PyTorch overwrites it.
-        deviation: Float32 scalar tensor.
+        noise: Float tensor that broadcasts to `inputs`, and that nothing else reads: PyTorch may overwrite it.
     """
-    noise *= deviation
-    noise = rounded(noise)
-    noise += 1
-    return apply_noise(inputs, noise)
-
-
-def apply_noise(inputs, noise):
-    """`inputs * noise`, computed in at least float32, in the input's dtype. The arguments are those of `perturb`."""
+    wide = work_dtype(inputs)
+    noise = keras.ops.cast(noise, wide)
     if BACKEND == "torch" and noise.shape == inputs.shape and _may_write(inputs):
-        return cast(cast(noise, work_dtype(inputs)).mul_(inputs), inputs.dtype)
-    return scale(noise, inputs)
+        return cast(noise.mul_(inputs), inputs.dtype)
+    return cast(cast(inputs, wide) * noise, inputs.dtype)
 
 
 def work_dtype(inputs):

@@ -24,9 +24,9 @@ def rare(key, probability, samples, blocks):
 # Zeros: a loop of one thread would wait for new memory longer than all of PyTorch's do.
 
 
-def uniform(key, samples, blocks):
+def uniform(key, middle, step, samples, blocks):
     drawn = torch.zeros((samples, 4, blocks, 2))
-    _uniform(drawn.numpy(), key.numpy())
+    _uniform(drawn.numpy(), key.numpy(), middle.numpy(), step.numpy())
     return drawn
 
 
@@ -69,7 +69,7 @@ def _four_rounds(x0, x1, distance0, distance1, distance2, distance3):
 
 
 @_inlined
-def _pair(key, sample, block):
+def _block(key, sample, block):
     # Threefry2x32 written out: the compiler does not vectorise around a loop of rounds.
     key0, key1, first = key
     key2 = np.uint32(key0 ^ key1 ^ 0x1BD11BDA)
@@ -81,12 +81,13 @@ def _pair(key, sample, block):
     x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6)
     x0, x1 = np.uint32(x0 + key0), np.uint32(x1 + key1 + 3)
     x0, x1 = _round(x0, x1, 17)
-    return np.int32(x0), np.int32(x1)
-
-
-@_inlined
-def _mixture(word, other):
-    return np.int32(np.int32(word << 8) ^ np.int32(word >> 8) ^ other)
+    a, b = np.int32(x0), np.int32(x1)
+    x0, x1 = _round(x0, x1, 29)
+    x0, x1 = _round(x0, x1, 16)
+    x0, x1 = _round(x0, x1, 24)
+    x0, x1 = np.uint32(x0 + key1), np.uint32(x1 + key2 + 4)
+    x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6)
+    return a, b, np.int32(x0 + key2), np.int32(x1 + key0 + 5)
 
 
 @_inlined
@@ -111,42 +112,39 @@ def _keep(kept, key, threshold):
     samples, _, blocks = kept.shape
     for sample in range(samples):
         for block in range(blocks):
-            a, b = _pair(key, sample, block)
-            kept[sample, 0, block] = _bytes(_mixture(a, b), a, bound)
-            kept[sample, 1, block] = _bytes(_mixture(b, a), b, bound)
+            a, b, c, d = _block(key, sample, block)
+            kept[sample, 0, block] = _bytes(c, a, bound)
+            kept[sample, 1, block] = _bytes(d, b, bound)
 
 
 @_compiled
 def _rare(drawn, key, probability):
     key, p = _words(key), probability[()]
     bound = np.int32((int(p * 65536) - 32768) * 65536 + int(p * 65536 % 1 * 65536))
-    turn = np.int32(p * (np.float32(1) - p) * np.float32(2**32))
     samples, _, blocks = drawn.shape
     for sample in range(samples):
         for block in range(blocks):
-            a, b = _pair(key, sample, block)
-            a_bits = (a < bound) | (np.int32(a - turn) < bound) << 1
-            b_bits = (b < bound) | (np.int32(b - turn) < bound) << 1
-            drawn[sample, 0, block] = 15 if p >= 1 else a_bits | b_bits << 2
+            a, b, c, d = _block(key, sample, block)
+            bits = (a < bound) | (b < bound) << 1 | (c < bound) << 2 | (d < bound) << 3
+            drawn[sample, 0, block] = 15 if p >= 1 else bits
 
 
 @_compiled
 def _draws(words, key, sample):
     key = _words(key)
     for block in range(words.shape[1]):
-        a, b = _pair(key, sample, block)
-        words[0, block], words[1, block], words[2, block], words[3, block] = a, b, _mixture(a, b), _mixture(b, a)
+        words[0, block], words[1, block], words[2, block], words[3, block] = _block(key, sample, block)
 
 
 @_compiled
-def _uniform(drawn, key):
+def _uniform(drawn, key, middle, step):
     samples, _, blocks, _ = drawn.shape
     rows, words = drawn.reshape((samples, 8 * blocks)), np.empty((4, blocks), np.int32)
-    draws = words.reshape(-1).view(np.int16)
+    draws, middle, step = words.reshape(-1).view(np.int16), middle[()], step[()]
     for sample in range(samples):
         _draws(words, key, sample)
         for i in range(8 * blocks):
-            rows[sample, i] = np.float32(draws[i]) * np.float32(2**-15) + np.float32(2**-16)
+            rows[sample, i] = np.float32(draws[i]) * step + middle
 
 
 @_compiled

@@ -18,16 +18,17 @@ def _rotate_left(x, distance, spare=None):
     return right.bitwise_and_((1 << distance) - 1).add_(x, alpha=1 << distance)
 
 
-def threefry2x32(key, counter, rounds=13):
+def threefry2x32(key, counter, *rounds):
     """Encrypts a pair of counter words with a pair of key words (Salmon et al., SC 2011, section 3.2).
 
     Args:
         key: Two scalars of 32-bit integers (uint32; int32 on PyTorch).
         counter: Two tensors of 32-bit integers that broadcast against each other.
-        rounds: 20 is the authors' recommendation, 13 their fastest Crush-resistant choice.
+        rounds: How many, rising: 20 is the authors' recommendation, 13 their fastest Crush-resistant choice.
 
     Returns:
-        Two tensors of the counters' common shape, and of their dtype.
+        A list of two tensors for each number of rounds: what the counter has become after so many. They have the
+        counters' common shape and their dtype.
     """
     keys = (*key, key[0] ^ key[1] ^ PARITY)
     x0, x1 = counter[0] + keys[0], counter[1] + keys[1]
@@ -35,8 +36,9 @@ def threefry2x32(key, counter, rounds=13):
     x0 = x0 + x1
     x1 = _rotate_left(x1, ROTATIONS[0]) ^ x0
     spare = torch.empty_like(x1) if BACKEND == "torch" else None
+    words = []
     # Augmented assignments: in place on PyTorch, where each new tensor would be a pass over memory.
-    for i in range(1, rounds):
+    for i in range(1, rounds[-1]):
         x0 += x1
         x1, spare = _rotate_left(x1, ROTATIONS[i % 8], spare), x1
         x1 ^= x0
@@ -44,4 +46,8 @@ def threefry2x32(key, counter, rounds=13):
             injection = i // 4 + 1
             x0 += keys[injection % 3]
             x1 += keys[(injection + 1) % 3] + injection
-    return x0, x1
+        if i + 1 in rounds:
+            words += [x0, x1]
+            if BACKEND == "torch" and i + 1 < rounds[-1]:
+                x0, x1 = x0.clone(), x1.clone()
+    return words
