@@ -2,6 +2,7 @@
 
 import random as python_random
 
+import h5py
 import keras
 import numpy as np
 import oracle
@@ -12,6 +13,7 @@ from catalog import ROWS
 import keras_dropouts as kd
 from keras_dropouts import random
 from keras_dropouts.random import bits, compilation
+from keras_dropouts.random.bits import BITS_VERSION
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.state import RandomState
 
@@ -124,6 +126,27 @@ def test_a_weights_file_leaves_a_given_seed(tmp_path):
         model.load_weights(tmp_path / "it.weights.h5")
         states[seed] = model.get_layer("it")._random_state.read()[:2].tolist()
     assert states == {1: [1, 1], 2: [2, 1], None: [1, 1]}
+
+
+@pytest.mark.parametrize("version", [None, 1, BITS_VERSION + 1])
+def test_a_file_of_other_bits_loads_with_a_warning(version, tmp_path):
+    path = tmp_path / "it.weights.h5"
+    model = model_of(None)
+    model(X, training=True)
+    model.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        found = []
+        file.visititems(lambda name, _: found.append(name) if name.endswith("bits_version") else None)
+        (name,) = found
+        assert file[name][()] == BITS_VERSION
+        del file[name]
+        if version is not None:
+            file[name] = np.int32(version)
+    other = model_of(None)
+    with pytest.warns(UserWarning, match=f"The file is of version {version or 1} of the random bits"):
+        other.load_weights(path)
+    states = [m.get_layer("it")._random_state.read().tolist() for m in (model, other)]
+    assert states[0] == states[1]
 
 
 def test_a_rate_set_late_is_in_weights_files(tmp_path):

@@ -1,6 +1,7 @@
 """What every layer shares: the training switch, the rate, the random state, the config."""
 
 import math
+import warnings
 from typing import Any
 
 import keras
@@ -10,11 +11,12 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_inputs, checked_rate, checked_seed, checked_state
+from keras_dropouts.random.bits import BITS_VERSION
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.rematerialize import rematerialized_product
 from keras_dropouts.random.state import RandomState, calls_of, new_seed, rate_of
 
-STATE, RATE = "random_state", "rate"
+STATE, RATE, VERSION = "random_state", "rate", "bits_version"
 
 
 class SeededLayer(keras.layers.Layer):
@@ -87,13 +89,23 @@ class SeededLayer(keras.layers.Layer):
     def save_own_variables(self, store):
         super().save_own_variables(store)
         store[STATE] = self._random_state.read()[:2]
+        store[VERSION] = np.int32(BITS_VERSION)
 
     def load_own_variables(self, store):
         names = set(store.keys())
-        super().load_own_variables({name: store[name] for name in names - {STATE, RATE}})
+        super().load_own_variables({name: store[name] for name in names - {STATE, RATE, VERSION}})
         # Absent from the files of Keras's own layers of the same name.
         if STATE in names:
             seed, calls = checked_state(STATE, store[STATE])
+            # Version 1 did not say so.
+            version = int(np.asarray(store[VERSION])) if VERSION in names else 1
+            if version != BITS_VERSION:
+                # The same for all layers, so that Python shows it once.
+                warnings.warn(
+                    f"The file is of version {version} of the random bits of keras_dropouts, and this is version "
+                    f"{BITS_VERSION}: its layers go on with other masks than they would have drawn.",
+                    stacklevel=2,
+                )
             # A seed that was given is kept: one file may serve several models.
             self._random_state.write(seed=seed if self._seed is None else None, calls=calls)
 

@@ -12,6 +12,9 @@ The rules here:
   draws of c, a, c, a (lower half, lower, upper, upper) of each block, then those of d and b: compared, they are the
   bytes of q words, then of q more.
 - Nothing is drawn in the input's dtype, and nothing is kept for the backward pass but the key.
+
+All this is version 2 of the bits. Another version is another `BITS_VERSION`, which files keep beside a layer's state;
+from 1.0 of the package on, it comes with a major release only.
 """
 
 import contextlib
@@ -36,6 +39,8 @@ else:
 
     with contextlib.suppress(ImportError):
         from keras_dropouts.random import numba_kernels
+
+BITS_VERSION = 2
 
 
 def _words(key, samples, blocks):
