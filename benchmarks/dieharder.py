@@ -1,8 +1,9 @@
-"""Runs the words that all random bits are made of through dieharder.
+"""Runs what layers read through dieharder: numbers, by the 16 bits that each has, or masks, an element a bit.
 
-    python benchmarks/dieharder.py [-d TEST ...] > benchmarks/dieharder.txt
+    python benchmarks/dieharder.py numbers > benchmarks/dieharder_numbers.txt
+    python benchmarks/dieharder.py masks > benchmarks/dieharder_masks.txt
 
-Needs the program `dieharder`. Without -d it runs every test (`-a`), which takes about an hour.
+Needs the program `dieharder`. Without -d TEST it runs every test (`-a`), which takes about an hour.
 """
 
 import argparse
@@ -13,39 +14,37 @@ import sys
 import keras
 import numpy as np
 from keras import ops
+from moments import key
 
-from keras_dropouts.random.backend import WORD
-from keras_dropouts.random.bits import _pairs
-from keras_dropouts.random.compilation import compiled
-from keras_dropouts.random.keys import key_of
-
-SAMPLES, BLOCKS = 32, 8192
+from keras_dropouts import random
 
 
-def words_of(key, samples, blocks):
-    return ops.stack(_pairs(key, samples, blocks), 1)
+def numbers(key):
+    drawn = ops.convert_to_numpy(random.uniform(key, (32, 2**16)))
+    return np.floor(drawn * 2**16).astype("<u2").tobytes()
 
 
-def stream(seed):
-    """The words of a layer's calls, of 32 samples each, call after call: of a word its lower halves come first."""
-    for call in itertools.count():
-        key = key_of(ops.convert_to_tensor(np.array([seed, call, 0]), dtype=WORD))
-        words = ops.convert_to_numpy(compiled(words_of)(key, SAMPLES, BLOCKS)).view("int16")
-        yield words.reshape(SAMPLES, 2, BLOCKS, 2).swapaxes(2, 3).tobytes()
+def masks(key):
+    kept = ops.convert_to_numpy(random.keep_mask(key, (32, 2**18), ops.convert_to_tensor(0.5, "float32")))
+    return np.packbits(kept, bitorder="little").tobytes()
+
+
+STREAMS = {"numbers": numbers, "masks": masks}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-d", dest="tests", action="append", help="a dieharder test's number")
+    parser.add_argument("stream", choices=STREAMS)
+    parser.add_argument("-d", dest="tests", action="append", metavar="TEST", help="a dieharder test's number")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    which = [["-d", test] for test in args.tests] if args.tests else [["-a"]]
-    print(f"Threefry2x32, 13 rounds, seed {args.seed}, Keras {keras.__version__} on {keras.backend.backend()}")
-    for options in which:
+    print(f"{args.stream}, seed {args.seed}, Keras {keras.__version__} on {keras.backend.backend()}", flush=True)
+    for options in [["-d", test] for test in args.tests] if args.tests else [["-a"]]:
         dieharder = subprocess.Popen(["dieharder", "-g", "200", *options], stdin=subprocess.PIPE, stdout=sys.stdout)
         try:
-            for chunk in stream(args.seed):
-                dieharder.stdin.write(chunk)
+            # Sample after sample, call after call.
+            for call in itertools.count():
+                dieharder.stdin.write(STREAMS[args.stream](key(args.seed, call)))
         except BrokenPipeError:
             pass
         dieharder.wait()
