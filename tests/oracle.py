@@ -25,10 +25,10 @@ def threefry2x32(key, counter, rounds):
     return x
 
 
-def block_words(seed, call, samples, blocks, first_sample=0):
+def block_words(seed, call, samples, blocks, first_sample=0, rounds=(13, 20)):
     """The four signed words of each block, along a new last axis."""
     block, sample = np.meshgrid(np.arange(blocks), np.arange(samples) + first_sample)
-    words = [word for rounds in (13, 20) for word in threefry2x32((seed, call), (block, sample), rounds)]
+    words = [word for after in rounds for word in threefry2x32((seed, call), (block, sample), after)]
     return np.stack(words, -1).astype("<u4").view("<i4")
 
 

@@ -1,4 +1,5 @@
 import keras
+import moments
 import numpy as np
 import oracle
 import pytest
@@ -171,6 +172,36 @@ def test_samples_and_neighbours_are_independent(rate):
     lags = [1, 2, 3, 4, 7, 8, 16, 1024, 1025, 2050, 3074]
     z = [(flat[:, lag:] * flat[:, :-lag]).mean() / flat.var() * np.sqrt(flat[:, lag:].size) for lag in lags]
     assert np.abs(z).max() < 4.5
+
+
+# Eight elements share a block of the generator. `benchmarks/moments.py` asks more of more of them.
+
+
+def test_what_is_delivered_is_as_random_as_the_words():
+    results = moments.of_numbers(moments.drawn_numbers, 2e6) + moments.of_bits(moments.drawn_mask, 2e6)
+    for rate in (0.005, 0.3, 0.999):
+        results += moments.of_masks(moments.drawn_mask, rate, 2e6)
+    assert len(results) > 50
+    assert [result for result in results if result.p < 1e-4] == []
+
+
+def mixtures(seed, call):
+    """Blocks whose second words are made of shifts and sums, in xor, of the first."""
+    blocks = oracle.block_words(seed, call, moments.SAMPLES, moments.BLOCKS)
+    for i in (0, 1):
+        word, other = blocks[..., i], blocks[..., 1 - i]
+        blocks[..., 2 + i] = word << 8 ^ word >> 8 ^ other
+    return blocks.view("<i2")
+
+
+def three_rounds_on(seed, call):
+    """Blocks whose second words are the first ones, three rounds on."""
+    return oracle.block_words(seed, call, moments.SAMPLES, moments.BLOCKS, rounds=(13, 16)).view("<i2")
+
+
+@pytest.mark.parametrize("draw", [mixtures, three_rounds_on])
+def test_words_that_hang_together_are_seen(draw):
+    assert min(result.p for result in moments.of_numbers(draw, 1e6)) < 1e-9
 
 
 def test_sums_are_binomial():
