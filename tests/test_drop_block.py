@@ -132,8 +132,8 @@ def test_the_shares_that_help_tells(layer):
     low, high, size, block = re.search(
         r"(\S+) for 0\.1 and (\S+) for 0\.5, where a map\s+has (.+) positions and a block (.+?)\.", layer.__doc__
     ).groups()
-    size, (block, *_) = ([int(n) for n in words.split(" x ")] for words in (size, block))
-    assert len(size) == layer.dimensions
+    size, block = ([int(n) for n in words.split(" x ")] for words in (size, block))
+    assert len(size) == len(block) == layer.dimensions
     for rate, share in [(0.1, low), (0.5, high)]:
         assert f"{expected_share(rate, size, block, False):.{len(share) - 2}f}" == share
 
