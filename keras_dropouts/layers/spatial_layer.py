@@ -15,8 +15,8 @@ class SpatialLayer(RandomLayer):
 
     A family is a subclass that does the work, by `_space` and `_channels`, and describes it from its second paragraph
     on. Its variants say `dimensions = n`, and have a docstring of two parts: the summary, and the example. Between
-    these comes the family's text, where `*space` stands for the names of a variant's axes, and of words in braces,
-    `{one | two | three}`, it reads its own; the last serve all further dimensions.
+    these comes the family's text, where `*space` stands for the names of a variant's axes, and each reads its own of
+    the words in braces: `{one|two|three}`, or `{one|more}`. Line breaks at the ends of the words do not count.
 
     Args:
         rate: As for `keras_dropouts.Dropout`.
