@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import keras
 import numpy as np
@@ -118,6 +119,17 @@ def test_the_dropped_share_and_set(size, block):
         few = dropped[:8, ..., :20]
         whole = np.lib.stride_tricks.sliding_window_view(few, blocks, (1, 2)).all((-2, -1))
         np.testing.assert_array_equal(drop_block(whole, size, blocks) == 0, few)
+
+
+@pytest.mark.parametrize("layer", [DropBlock1D, DropBlock2D, DropBlock3D])
+def test_the_shares_that_help_tells(layer):
+    low, high, size, block = re.search(
+        r"(\S+) for 0\.1 and (\S+) for 0\.5, where a map\s+has (.+) positions and a block (.+?)\.", layer.__doc__
+    ).groups()
+    size, block = ([int(n) for n in words.split(" x ")] for words in (size, block))
+    assert len(size) == len(block) == layer.dimensions
+    for rate, share in [(0.1, low), (0.5, high)]:
+        assert f"{expected_share(rate, size, block, False):.{len(share) - 2}f}" == share
 
 
 def test_both_shares_at_the_papers_size():

@@ -4,8 +4,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dropouts.layers.arguments import DataFormat, Rate, Sizes, checked_data_format, checked_flag, checked_sizes
-from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.arguments import DataFormat, Rate, Sizes, checked_flag, checked_sizes
+from keras_dropouts.layers.spatial_layer import SpatialLayer
 from keras_dropouts.random.backend import cast, xp
 from keras_dropouts.random.bits import bit_count, rare_bits, unpacked
 from keras_dropouts.random.compilation import fused
@@ -13,10 +13,49 @@ from keras_dropouts.random.compilation import fused
 NEWTON_STEPS = 8
 
 
-class DropBlock(RandomLayer):
-    """What DropBlock1D, 2D and 3D share."""
+class DropBlock(SpatialLayer):
+    """What DropBlock1D, 2D and 3D share.
 
-    dimensions: int
+    For convolutional features: what a dropped element knew, its neighbours know too, unless they go with it.
+
+    Args:
+        rate: How much to drop, a number in `[0, 1]` or a schedule, as for `keras_dropouts.Dropout`; the paper lets it
+            rise linearly from 0 over the training. 1 drops everything.
+        block_size: The {length|height and width|depth, height and width} of a block: a positive integer{
+            |, or one for each axis}.
+            Where the feature map is smaller, the block is as large as the map.
+        per_channel: Whether each channel is dropped for itself, as in the paper, or all of them together.
+        exact_rate: `False`, the paper's: blocks start with a probability that would drop the share `rate` if they
+            did not overlap. They do, so that it drops less: {0.095 for 0.1 and 0.40|0.093 for 0.1 and 0.36
+            |0.091 for 0.1 and 0.33} for 0.5, where a map
+            has {28|14 x 14|14 x 14 x 14} positions and a block {7|7 x 7|7 x 7 x 7}. `True`: blocks start with the
+            probability that makes the expected share that is dropped `rate`.
+        data_format: `"channels_last"` for inputs of shape `(batch, *space, channels)`, `"channels_first"` for
+            `(batch, channels, *space)`. `None`: {`"channels_last"`; after a `Conv1D` that has them first, say so
+            |`keras.config.image_data_format()`}.
+        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
+    the paper; where nothing is kept, the output is 0. Inference is the identity.
+
+    Call arguments:
+        inputs: A tensor of rank {3|4|5}, of a floating-point type.
+        training: Whether to drop.
+
+    Input shape:
+        `(batch, *space, channels)`, or `(batch, channels, *space)` with channels first.
+
+    Output shape:
+        The input's.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Reference:
+        Ghiasi, Lin and Le, "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
+        arXiv 1810.12890, algorithm 1 and equation 1.
+    """
 
     def __init__(
         self,
@@ -28,12 +67,10 @@ class DropBlock(RandomLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(rate, seed=seed, **kwargs)
+        super().__init__(rate, data_format, seed, **kwargs)
         self.block_size = checked_sizes("block_size", block_size, self.dimensions)
         self.per_channel = checked_flag("per_channel", per_channel)
         self.exact_rate = checked_flag("exact_rate", exact_rate)
-        self.data_format = checked_data_format(data_format, self.dimensions)
-        self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
     def training_call(self, inputs, key, rate):
         # No block fits.
@@ -41,12 +78,11 @@ class DropBlock(RandomLayer):
 
     def keep_mask(self, inputs, key, rate):
         shape = list(ops.shape(inputs))
-        channels = 1 if self.data_format == "channels_first" else self.dimensions + 1
-        space = [axis for axis in range(1, self.dimensions + 2) if axis != channels]
+        channels, space, limits = self._channels, self._space, self._of_each_axis(self.block_size)
         if not self.per_channel:
             shape[channels] = 1
         sizes = [shape[axis] for axis in space]
-        blocks = [_smaller(size, block) for size, block in zip(sizes, self._blocks, strict=True)]
+        blocks = [_smaller(size, block) for size, block in zip(sizes, limits, strict=True)]
         gamma = (_exact_gamma if self.exact_rate else _paper_gamma)(rate, sizes, blocks)
         # Four channels share a byte.
         seeds = [*shape]
@@ -54,13 +90,9 @@ class DropBlock(RandomLayer):
         for axis, size, block in zip(space, sizes, blocks, strict=True):
             seeds[axis] = size - block + 1
         seeds = rare_bits(key, seeds, gamma)
-        largest = [block if isinstance(block, int) else n for block, n in zip(blocks, self._blocks, strict=True)]
+        largest = [block if isinstance(block, int) else n for block, n in zip(blocks, limits, strict=True)]
         steps = tuple((block - 1).bit_length() for block in largest)
-        return _spread(seeds, shape[channels], channels, tuple(space), tuple(blocks), steps)
-
-    @property
-    def _blocks(self):
-        return self.block_size if isinstance(self.block_size, tuple) else (self.block_size,) * self.dimensions
+        return _spread(seeds, shape[channels], channels, space, tuple(blocks), steps)
 
     def get_config(self):
         return {
@@ -68,7 +100,6 @@ class DropBlock(RandomLayer):
             "block_size": self.block_size,
             "per_channel": self.per_channel,
             "exact_rate": self.exact_rate,
-            "data_format": self.data_format,
         }
 
 
@@ -178,43 +209,6 @@ def _unpack(x, channels):
 class DropBlock1D(DropBlock):
     """Drops runs of neighbouring positions of each feature map while training, and scales up the rest.
 
-    For convolutional features: what a dropped element knew, its neighbours know too, unless they go with it.
-
-    Args:
-        rate: How much to drop, a number in `[0, 1]` or a schedule, as for `keras_dropouts.Dropout`; the paper lets it
-            rise linearly from 0 over the training. 1 drops everything.
-        block_size: The length of a block: a positive integer. Where
-            the feature map is smaller, the block is as large as the map.
-        per_channel: Whether each channel is dropped for itself, as in the paper, or all of them together.
-        exact_rate: `False`, the paper's: blocks start with a probability that would drop the share `rate` if they
-            did not overlap. They do, so that it drops less: 0.095 for 0.1 and 0.40 for 0.5, where a map has 28
-            positions and a block 7. `True`: blocks
-            start with the probability that makes the expected share that is dropped `rate`.
-        data_format: `"channels_last"`, which `None` is too, for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`: after a `Conv1D` that has them first, say so.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0. Inference is the identity.
-
-    Call arguments:
-        inputs: A tensor of rank 3, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, timesteps, channels)`, or `(batch, channels, timesteps)` with channels first.
-
-    Output shape:
-        The input's.
-
-    Raises:
-        ValueError: Where an argument is not as described.
-
-    Reference:
-        Ghiasi, Lin and Le, "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
-        arXiv 1810.12890, algorithm 1 and equation 1.
-
     Example:
 
     >>> import numpy as np
@@ -231,44 +225,6 @@ class DropBlock1D(DropBlock):
 @keras.saving.register_keras_serializable(package="keras_dropouts")
 class DropBlock2D(DropBlock):
     """Drops rectangular blocks of each feature map while training, and scales up the rest.
-
-    For convolutional features: what a dropped element knew, its neighbours know too, unless they go with it.
-
-    Args:
-        rate: How much to drop, a number in `[0, 1]` or a schedule, as for `keras_dropouts.Dropout`; the paper lets it
-            rise linearly from 0 over the training. 1 drops everything.
-        block_size: The height and width of a block: a positive integer, or one for each axis. Where
-            the feature map is smaller, the block is as large as the map.
-        per_channel: Whether each channel is dropped for itself, as in the paper, or all of them together.
-        exact_rate: `False`, the paper's: blocks start with a probability that would drop the share `rate` if they
-            did not overlap. They do, so that it drops less: 0.093 for 0.1 and 0.36 for 0.5, where a map has
-            14 x 14 positions and a block 7 x 7. `True`: blocks
-            start with the probability that makes the expected share that is dropped `rate`.
-        data_format: `"channels_last"` for inputs of shape `(batch, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0. Inference is the identity.
-
-    Call arguments:
-        inputs: A tensor of rank 4, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, height, width, channels)`, or `(batch, channels, height, width)` with channels first.
-
-    Output shape:
-        The input's.
-
-    Raises:
-        ValueError: Where an argument is not as described.
-
-    Reference:
-        Ghiasi, Lin and Le, "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
-        arXiv 1810.12890, algorithm 1 and equation 1.
 
     Example:
 
@@ -291,44 +247,6 @@ class DropBlock2D(DropBlock):
 @keras.saving.register_keras_serializable(package="keras_dropouts")
 class DropBlock3D(DropBlock):
     """Drops cuboid blocks of each feature map while training, and scales up the rest.
-
-    For convolutional features: what a dropped element knew, its neighbours know too, unless they go with it.
-
-    Args:
-        rate: How much to drop, a number in `[0, 1]` or a schedule, as for `keras_dropouts.Dropout`; the paper lets it
-            rise linearly from 0 over the training. 1 drops everything.
-        block_size: The depth, height and width of a block: a positive integer, or one for each axis. Where
-            the feature map is smaller, the block is as large as the map.
-        per_channel: Whether each channel is dropped for itself, as in the paper, or all of them together.
-        exact_rate: `False`, the paper's: blocks start with a probability that would drop the share `rate` if they
-            did not overlap. They do, so that it drops less: 0.091 for 0.1 and 0.33 for 0.5, where a map has
-            14 x 14 x 14 positions and a block 7 x 7 x 7. `True`: blocks
-            start with the probability that makes the expected share that is dropped `rate`.
-        data_format: `"channels_last"` for inputs of shape `(batch, depth, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, depth, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    What is kept is scaled by the number of elements over that of the kept ones, counted over the whole batch, as in
-    the paper; where nothing is kept, the output is 0. Inference is the identity.
-
-    Call arguments:
-        inputs: A tensor of rank 5, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, depth, height, width, channels)`, or `(batch, channels, depth, height, width)` with channels first.
-
-    Output shape:
-        The input's.
-
-    Raises:
-        ValueError: Where an argument is not as described.
-
-    Reference:
-        Ghiasi, Lin and Le, "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
-        arXiv 1810.12890, algorithm 1 and equation 1.
 
     Example:
 

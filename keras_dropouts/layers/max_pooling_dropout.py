@@ -15,7 +15,7 @@ from keras_dropouts.layers.arguments import (
     checked_inputs,
     checked_sizes,
 )
-from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.spatial_layer import SpatialLayer
 from keras_dropouts.random.compilation import fused, hinted
 from keras_dropouts.random.multiply import work_dtype
 
@@ -23,10 +23,52 @@ from keras_dropouts.random.multiply import work_dtype
 PAIRWISE = 32
 
 
-class MaxPoolingDropout(RandomLayer):
-    """What MaxPoolingDropout1D, 2D and 3D share."""
+class MaxPoolingDropout(SpatialLayer):
+    """What MaxPoolingDropout1D, 2D and 3D share.
 
-    dimensions: int
+    In training every element is dropped with probability `rate`, none is scaled, and a window gives the largest element
+    that it keeps, or 0. At inference it gives the mean of that, without random numbers: the largest element of a window
+    times `1 - rate`, plus the second times `rate * (1 - rate)`, plus the third times `rate**2 * (1 - rate)`, and so on
+    (probabilistic weighted pooling).
+
+    Args:
+        rate: The probability of dropping an element of the input, a number in `[0, 1]` or a schedule, as for
+            `keras_dropouts.Dropout`.
+        pool_size: The {length|height and width|depth, height and width} of a window: a positive integer{
+            |, or one for each axis}.
+        strides: From each window to the next{| along each axis}: as `pool_size`, which it is unless given.
+        padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
+            strides of 1 the output is as large as the input.
+        data_format: `"channels_last"` for inputs of shape `(batch, *space, channels)`, `"channels_first"` for
+            `(batch, channels, *space)`. `None`{, as for Keras's `MaxPooling1D`
+            |}: `keras.config.image_data_format()`.
+        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
+        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
+
+    Call arguments:
+        inputs: A tensor of rank {3|4|5}, of a floating-point type.
+        training: Whether to drop.
+
+    Input shape:
+        `(batch, *space, channels)`, or `(batch, channels, *space)` with channels first.
+
+    Output shape:
+        That of `keras.layers.MaxPooling{1|2|3}D`.
+
+    Raises:
+        ValueError: Where an argument is not as described, or the input is smaller than a window.
+
+    Reference:
+        Wu and Gu, "Towards Dropout Training for Convolutional Neural Networks", Neural Networks 71 (2015) 1-10,
+        arXiv 1512.00242, section 3.
+
+    The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
+    for inputs that are not negative, and makes inference the mean of training for all others.
+
+    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
+    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
+    by the backend's own sort, which is many times slower.
+    """
 
     def __init__(
         self,
@@ -38,12 +80,11 @@ class MaxPoolingDropout(RandomLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(rate, seed=seed, **kwargs)
+        # Of sequences too, as Keras's own pooling.
+        super().__init__(rate, checked_data_format(data_format), seed, **kwargs)
         self.pool_size = checked_sizes("pool_size", pool_size, self.dimensions)
         self.strides = checked_sizes("strides", pool_size if strides is None else strides, self.dimensions)
         self.padding = checked_choice("padding", padding, "valid", "same")
-        self.data_format = checked_data_format(data_format)
-        self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
         # A mask of timesteps does not fit the windows.
         self.supports_masking = False
 
@@ -52,11 +93,9 @@ class MaxPoolingDropout(RandomLayer):
         return super().call(inputs, training=training)
 
     def _check_size(self, input_shape):
-        first = 2 if self.data_format == "channels_first" else 1
-        space = input_shape[first : first + self.dimensions]
-        sizes = self.pool_size if isinstance(self.pool_size, tuple) else (self.pool_size,) * self.dimensions
-        least = sizes if self.padding == "valid" else (1,) * self.dimensions
-        if any(n is not None and n < size for n, size in zip(space, least, strict=True)):
+        least = self._of_each_axis(self.pool_size if self.padding == "valid" else 1)
+        sizes = [input_shape[axis] for axis in self._space]
+        if any(n is not None and n < size for n, size in zip(sizes, least, strict=True)):
             raise ValueError(
                 f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
                 f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
@@ -78,16 +117,11 @@ class MaxPoolingDropout(RandomLayer):
     def inference_call(self, inputs):
         inputs = checked_inputs(self, inputs)
         keep = random.keep_probability(self._next_rate())
-        first = 2 if self.data_format == "channels_first" else 1
-        space = range(first, first + self.dimensions)
         shape = ops.shape(inputs)
-        pool_size, strides = (
-            n if isinstance(n, tuple) else (n,) * self.dimensions for n in (self.pool_size, self.strides)
-        )
-        windows = tuple(zip(pool_size, strides, strict=True))
+        windows = tuple(zip(*map(self._of_each_axis, (self.pool_size, self.strides)), strict=True))
         if self.padding == "same":
             edges = [(0, 0)] * len(shape)
-            for axis, (size, stride) in zip(space, windows, strict=True):
+            for axis, (size, stride) in zip(self._space, windows, strict=True):
                 missing = size - 1 - (shape[axis] - 1) % stride
                 if size < stride:
                     # At least 0, in arithmetic that a size of any kind takes.
@@ -95,7 +129,7 @@ class MaxPoolingDropout(RandomLayer):
                 edges[axis] = (missing // 2, missing - missing // 2)
             # No infinities: in ONNX a selection may be a product with 0 and 1.
             inputs = ops.maximum(ops.pad(inputs, edges, constant_values=-np.inf), _lowest(inputs))
-        return _weighted(inputs, keep, first, windows)
+        return _weighted(inputs, keep, self._space[0], windows)
 
     def compute_output_shape(self, input_shape):
         self._check_size(input_shape)
@@ -107,7 +141,6 @@ class MaxPoolingDropout(RandomLayer):
             "pool_size": self.pool_size,
             "strides": self.strides,
             "padding": self.padding,
-            "data_format": self.data_format,
         }
 
 
@@ -173,48 +206,6 @@ def _ascending(tensors):
 class MaxPoolingDropout1D(MaxPoolingDropout):
     """Pools sequences by the maximum, of the elements that dropout leaves while training.
 
-    In training every element is dropped with probability `rate`, none is scaled, and a window gives the largest element
-    that it keeps, or 0. At inference it gives the mean of that, without random numbers: the largest element of a window
-    times `1 - rate`, plus the second times `rate * (1 - rate)`, plus the third times `rate**2 * (1 - rate)`, and so on
-    (probabilistic weighted pooling).
-
-    Args:
-        rate: The probability of dropping an element of the input, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`.
-        pool_size: The length of a window, a positive integer.
-        strides: From each window to the next: as `pool_size`, which it is unless given.
-        padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
-            strides of 1 the output is as large as the input.
-        data_format: `"channels_last"` for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`. `None`, as for Keras's `MaxPooling1D`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    Call arguments:
-        inputs: A tensor of rank 3, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, timesteps, channels)`, or `(batch, channels, timesteps)` with channels first.
-
-    Output shape:
-        That of `keras.layers.MaxPooling1D`.
-
-    Raises:
-        ValueError: Where an argument is not as described, or the input is smaller than a window.
-
-    Reference:
-        Wu and Gu, "Towards Dropout Training for Convolutional Neural Networks", Neural Networks 71 (2015) 1-10,
-        arXiv 1512.00242, section 3.
-
-    The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
-    for inputs that are not negative, and makes inference the mean of training for all others.
-
-    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
-    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
-    by the backend's own sort, which is many times slower.
-
     Example:
 
     >>> import numpy as np
@@ -234,48 +225,6 @@ class MaxPoolingDropout1D(MaxPoolingDropout):
 class MaxPoolingDropout2D(MaxPoolingDropout):
     """Pools images by the maximum, of the elements that dropout leaves while training.
 
-    In training every element is dropped with probability `rate`, none is scaled, and a window gives the largest element
-    that it keeps, or 0. At inference it gives the mean of that, without random numbers: the largest element of a window
-    times `1 - rate`, plus the second times `rate * (1 - rate)`, plus the third times `rate**2 * (1 - rate)`, and so on
-    (probabilistic weighted pooling).
-
-    Args:
-        rate: The probability of dropping an element of the input, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`.
-        pool_size: The height and width of a window: a positive integer, or one for each axis.
-        strides: From each window to the next along each axis: as `pool_size`, which it is unless given.
-        padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
-            strides of 1 the output is as large as the input.
-        data_format: `"channels_last"` for inputs of shape `(batch, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    Call arguments:
-        inputs: A tensor of rank 4, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, height, width, channels)`, or `(batch, channels, height, width)` with channels first.
-
-    Output shape:
-        That of `keras.layers.MaxPooling2D`.
-
-    Raises:
-        ValueError: Where an argument is not as described, or the input is smaller than a window.
-
-    Reference:
-        Wu and Gu, "Towards Dropout Training for Convolutional Neural Networks", Neural Networks 71 (2015) 1-10,
-        arXiv 1512.00242, section 3.
-
-    The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
-    for inputs that are not negative, and makes inference the mean of training for all others.
-
-    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
-    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
-    by the backend's own sort, which is many times slower.
-
     Example:
 
     >>> import numpy as np
@@ -294,48 +243,6 @@ class MaxPoolingDropout2D(MaxPoolingDropout):
 @keras.saving.register_keras_serializable(package="keras_dropouts")
 class MaxPoolingDropout3D(MaxPoolingDropout):
     """Pools volumes or videos by the maximum, of the elements that dropout leaves while training.
-
-    In training every element is dropped with probability `rate`, none is scaled, and a window gives the largest element
-    that it keeps, or 0. At inference it gives the mean of that, without random numbers: the largest element of a window
-    times `1 - rate`, plus the second times `rate * (1 - rate)`, plus the third times `rate**2 * (1 - rate)`, and so on
-    (probabilistic weighted pooling).
-
-    Args:
-        rate: The probability of dropping an element of the input, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`.
-        pool_size: The depth, height and width of a window: a positive integer, or one for each axis.
-        strides: From each window to the next along each axis: as `pool_size`, which it is unless given.
-        padding: `"valid"`: no padding. `"same"`: windows may reach over the edge, where nothing is, so that with
-            strides of 1 the output is as large as the input.
-        data_format: `"channels_last"` for inputs of shape `(batch, depth, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, depth, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
-
-    Call arguments:
-        inputs: A tensor of rank 5, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, depth, height, width, channels)`, or `(batch, channels, depth, height, width)` with channels first.
-
-    Output shape:
-        That of `keras.layers.MaxPooling3D`.
-
-    Raises:
-        ValueError: Where an argument is not as described, or the input is smaller than a window.
-
-    Reference:
-        Wu and Gu, "Towards Dropout Training for Convolutional Neural Networks", Neural Networks 71 (2015) 1-10,
-        arXiv 1512.00242, section 3.
-
-    The paper pools what a ReLU returns, where a dropped element counts as 0. Here it counts as absent: that is the same
-    for inputs that are not negative, and makes inference the mean of training for all others.
-
-    The backward pass draws again: beside the input nothing is kept for it. Inference sorts each window: by comparing
-    pairs of its places, which XLA makes one loop of, about as fast as max pooling; for windows of more than 32 elements
-    by the backend's own sort, which is many times slower.
 
     Example:
 

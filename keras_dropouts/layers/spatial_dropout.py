@@ -2,60 +2,34 @@ from typing import Any
 
 import keras
 
-from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format
+from keras_dropouts.layers.arguments import DataFormat, Rate
 from keras_dropouts.layers.dropout import Dropout
+from keras_dropouts.layers.spatial_layer import SpatialLayer
 
 
-class SpatialDropout(Dropout):
-    """What SpatialDropout1D, 2D and 3D share: one draw for each feature map."""
+class SpatialDropout(SpatialLayer, Dropout):
+    """What SpatialDropout1D, 2D and 3D share: one draw for each feature map.
 
-    dimensions: int
-
-    def __init__(
-        self,
-        rate: Rate,
-        data_format: DataFormat = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(rate, None, seed, name=name, dtype=dtype, **kwargs)
-        self.data_format = checked_data_format(data_format, self.dimensions)
-        self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
-
-    def _get_noise_shape(self, inputs):
-        space = (1,) * self.dimensions
-        return (None, None, *space) if self.data_format == "channels_first" else (None, *space, None)
-
-    def get_config(self):
-        config = {**super().get_config(), "data_format": self.data_format}
-        del config["noise_shape"]
-        return config
-
-
-@keras.saving.register_keras_serializable(package="keras_dropouts")
-class SpatialDropout1D(SpatialDropout):
-    """Drops whole features of a sequence while training: all positions of a channel, or none.
-
-    For sequences whose neighbouring steps are alike, where dropping single elements hides nothing. The channels that
-    are kept are divided by the probability of keeping; inference is the identity.
+    For {sequences whose neighbouring steps
+    |convolutional features, whose neighbouring positions} are alike, so that dropping single ones hides nothing. The
+    channels that are kept are divided by the probability of keeping; inference is the identity.
 
     Args:
         rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
             `keras_dropouts.Dropout`.
+        data_format: {By keyword alone. |}`"channels_last"` for inputs of shape `(batch, *space, channels)`,
+            `"channels_first"` for `(batch, channels, *space)`. `None`: {`"channels_last"`
+            |`keras.config.image_data_format()`}.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         name, dtype: As for `keras.layers.Layer`.
-        data_format: `"channels_last"`, which `None` is too, for inputs of shape `(batch, timesteps, channels)`,
-            `"channels_first"` for `(batch, channels, timesteps)`.
         **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
 
     Call arguments:
-        inputs: A tensor of rank 3, of a floating-point type.
+        inputs: A tensor of rank {3|4|5}, of a floating-point type.
         training: Whether to drop.
 
     Input shape:
-        `(batch, timesteps, channels)`, or `(batch, channels, timesteps)` with channels first.
+        `(batch, *space, channels)`, or `(batch, channels, *space)` with channels first.
 
     Output shape:
         The input's.
@@ -66,6 +40,31 @@ class SpatialDropout1D(SpatialDropout):
     Reference:
         Tompson et al., "Efficient Object Localization Using Convolutional Networks", CVPR 2015, arXiv 1411.4280,
         section 3.2.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(rate, data_format, seed, noise_shape=None, name=name, dtype=dtype, **kwargs)
+
+    def _get_noise_shape(self, inputs):
+        return tuple(1 if axis in self._space else None for axis in range(self.dimensions + 2))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["noise_shape"]
+        return config
+
+
+@keras.saving.register_keras_serializable(package="keras_dropouts")
+class SpatialDropout1D(SpatialDropout):
+    """Drops whole features of a sequence while training: all positions of a channel, or none.
 
     Example:
 
@@ -96,36 +95,6 @@ class SpatialDropout1D(SpatialDropout):
 class SpatialDropout2D(SpatialDropout):
     """Drops whole feature maps of an image while training: all positions of a channel, or none.
 
-    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing. The
-    channels that are kept are divided by the probability of keeping; inference is the identity.
-
-    Args:
-        rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`.
-        data_format: `"channels_last"` for inputs of shape `(batch, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        name, dtype: As for `keras.layers.Layer`.
-        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
-
-    Call arguments:
-        inputs: A tensor of rank 4, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, height, width, channels)`, or `(batch, channels, height, width)` with channels first.
-
-    Output shape:
-        The input's.
-
-    Raises:
-        ValueError: Where an argument is not as described.
-
-    Reference:
-        Tompson et al., "Efficient Object Localization Using Convolutional Networks", CVPR 2015, arXiv 1411.4280,
-        section 3.2.
-
     Example:
 
     >>> import numpy as np
@@ -142,36 +111,6 @@ class SpatialDropout2D(SpatialDropout):
 @keras.saving.register_keras_serializable(package="keras_dropouts")
 class SpatialDropout3D(SpatialDropout):
     """Drops whole feature maps of a volume or video while training: all positions of a channel, or none.
-
-    For convolutional features, whose neighbouring positions are alike, so that dropping single ones hides nothing. The
-    channels that are kept are divided by the probability of keeping; inference is the identity.
-
-    Args:
-        rate: The probability of dropping a feature map, a number in `[0, 1]` or a schedule, as for
-            `keras_dropouts.Dropout`.
-        data_format: `"channels_last"` for inputs of shape `(batch, depth, height, width, channels)`,
-            `"channels_first"` for `(batch, channels, depth, height, width)`. `None`:
-            `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
-        name, dtype: As for `keras.layers.Layer`.
-        **kwargs: `scaling` as for `keras_dropouts.Dropout`, and `trainable` as for any Keras layer.
-
-    Call arguments:
-        inputs: A tensor of rank 5, of a floating-point type.
-        training: Whether to drop.
-
-    Input shape:
-        `(batch, depth, height, width, channels)`, or `(batch, channels, depth, height, width)` with channels first.
-
-    Output shape:
-        The input's.
-
-    Raises:
-        ValueError: Where an argument is not as described.
-
-    Reference:
-        Tompson et al., "Efficient Object Localization Using Convolutional Networks", CVPR 2015, arXiv 1411.4280,
-        section 3.2.
 
     Example:
 
