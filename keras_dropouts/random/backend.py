@@ -108,11 +108,21 @@ def rounded(product):
 
 
 @contextlib.contextmanager
-def global_generator(word):
-    """Within, PyTorch's own generator starts from `word`, an integer: Keras's layers without a seed draw from that."""
-    if BACKEND != "torch" or word.is_meta:
+def global_generator(words):
+    """Within, PyTorch's own generators start from two words: Keras's layers without a seed draw from those.
+
+    That is the CPU's generator, which heeds the first word alone, and that of the device where the words are.
+    """
+    if BACKEND != "torch" or words.is_meta:
         yield
         return
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        torch.manual_seed(word.item())
+    low, high = (word % 2**32 for word in words.tolist())
+    seed = high << 32 | low
+    devices = [words.device] if words.device.type != "cpu" else []
+    with torch.random.fork_rng(devices, device_type=words.device.type):
+        # Not torch.manual_seed(), which starts the generators of all devices anew.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            state = torch.Generator(device).manual_seed(seed).get_state()
+            torch.get_device_module(device).set_rng_state(state, device)
         yield
