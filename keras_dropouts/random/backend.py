@@ -13,6 +13,7 @@ if BACKEND == "tensorflow":
     xp, cast = tf, tf.cast
 elif BACKEND == "jax":
     import jax
+    import jax.export
     import jax.numpy as jnp
 
     xp, cast = jnp, jnp.astype
@@ -58,6 +59,10 @@ if BACKEND == "tensorflow":
         """Whether `x` is a tensor that has an element at each place: no nest, neither sparse nor ragged."""
         return isinstance(x, (tf.Tensor, tf.Variable))
 
+    def is_unknown_size(n):
+        """Whether `n` stands for the size of an axis that is known only as the program runs."""
+        return isinstance(n, tf.Tensor)
+
 elif BACKEND == "jax":
 
     def shift_left(x, distance):
@@ -77,6 +82,9 @@ elif BACKEND == "jax":
 
     def is_dense(x):
         return isinstance(x, jax.Array)
+
+    def is_unknown_size(n):
+        return jax.export.is_symbolic_dim(n)
 
 else:
 
@@ -100,6 +108,9 @@ else:
 
     def is_dense(x):
         return isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_nested
+
+    def is_unknown_size(n):
+        return isinstance(n, torch.SymInt)
 
 
 def rounded(product):

@@ -22,6 +22,7 @@ import statistics
 import keras
 import numpy as np
 
+from keras_dropouts.random.arguments import Shape, Tensor, checked_probability, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
 from keras_dropouts.random.compilation import fused, kernel, run
 from keras_dropouts.random.threefry import threefry2x32
@@ -162,6 +163,7 @@ if BACKEND == "torch":
 
 def _filled(draw, shape):
     """Reshapes what `draw(samples, blocks)` gives to `shape`, whose entries may be scalar tensors on TensorFlow."""
+    shape = checked_shape(shape)
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
     blocks = (size + 7) // 8
     drawn = xp.reshape(draw(samples, blocks), (samples, 8 * blocks))
@@ -172,29 +174,77 @@ def _filled(draw, shape):
 
 def threshold_of(rate):
     """The rate in 65536ths, a float32 scalar without fraction: masks draw every rate as a multiple of 2**-16."""
-    return xp.round(rate * 65536.0)
+    return xp.round(checked_probability("rate", rate) * 65536.0)
 
 
-def keep_probability(rate):
-    """The probability with which `keep_mask` keeps an element, a float32 scalar."""
+def keep_probability(rate: float | Tensor) -> Tensor:
+    """Returns the probability with which `keep_mask` keeps an element: 1 less the rate, to the nearest 2**-16.
+
+    Args:
+        rate: A number in `[0, 1]`, or a float tensor without axes, whose values are not looked at.
+
+    Returns:
+        A float32 tensor without axes.
+
+    Raises:
+        ValueError: Where `rate` is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> float(random.keep_probability(0.001)) == 1 - 66 / 2**16
+    True
+    """
     return 1.0 - threshold_of(rate) / 65536.0
 
 
-def keep_scale(rate):
-    """The inverse of `keep_probability`, or 65536 where that is 0 and nothing is kept."""
-    return 65536.0 / xp.maximum(65536.0 - threshold_of(rate), xp.ones_like(rate))
-
-
-def keep_mask(key, shape, rate):
-    """Draws which elements to keep.
+def keep_scale(rate: float | Tensor) -> Tensor:
+    """Returns what to multiply that by which `keep_mask` keeps, for its mean to stay: 1 over `keep_probability`.
 
     Args:
-        key: What `key_of` gave.
-        shape: The mask's shape. Its first axis counts samples.
-        rate: Float32 scalar tensor, the probability of dropping; taken to the nearest 2**-16.
+        rate: As for `keep_probability`.
+
+    Returns:
+        A float32 tensor without axes; 65536 for a rate of 1, which keeps nothing.
+
+    Raises:
+        ValueError: Where `rate` is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> float(random.keep_scale(0.75))
+    4.0
+    """
+    kept = 65536.0 - threshold_of(rate)
+    return 65536.0 / xp.maximum(kept, xp.ones_like(kept))
+
+
+def keep_mask(key: Tensor, shape: Shape, rate: float | Tensor) -> Tensor:
+    """Draws which elements to keep, each with the same probability and independently.
+
+    The same key, shape and rate give the same mask on TensorFlow, JAX and PyTorch, eager and compiled; a sample's part
+    does not depend on how many others there are.
+
+    Args:
+        key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given. A key serves one tensor.
+        shape: The mask's shape, a tuple or list; sizes that are not known yet may be as `keras.ops.shape` returns
+            them. The first axis counts samples, if there is one.
+        rate: The probability of dropping, taken to the nearest 2**-16: a number in `[0, 1]`, or a float tensor without
+            axes, whose values are not looked at.
 
     Returns:
         A boolean tensor of `shape`.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> mask = random.keep_mask(random.key(seed=1), (32, 100), rate=0.25)
+    >>> tuple(mask.shape)
+    (32, 100)
     """
     threshold = cast(threshold_of(rate), "int32")
 
