@@ -1,9 +1,11 @@
 """Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
 
+from keras_dropouts import random
 from keras_dropouts.callbacks import RateLogger
 from keras_dropouts.comparison.compare import compare
 from keras_dropouts.inference.always_on import always_on
-from keras_dropouts.inference.monte_carlo import monte_carlo
+from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_carlo
+from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.layers.drop_connect import DropConnect
@@ -24,6 +26,8 @@ from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
 from keras_dropouts.surgery import insert_after, replace
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CurriculumDropout",
     "Cutout",
@@ -38,7 +42,9 @@ __all__ = [
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "MonteCarloPrediction",
     "RNNDrop",
+    "RandomLayer",
     "RateLogger",
     "RecurrentDropout",
     "SpatialDropout1D",
@@ -50,10 +56,12 @@ __all__ = [
     "UniformDropout",
     "VariationalRNNDropout",
     "Zoneout",
+    "__version__",
     "always_on",
     "compare",
     "insert_after",
     "linear_rates",
     "monte_carlo",
+    "random",
     "replace",
 ]

@@ -1,8 +1,11 @@
 import concurrent.futures
+import itertools
 import threading
+import types
 
 import keras
 import numpy as np
+import oracle
 import pytest
 from backend import BACKEND, to_numpy
 from keras import layers
@@ -256,6 +259,51 @@ def test_the_mean_of_a_linear_model_is_its_inference(dropout):
     # Of a row of three outputs, one is taken: they share their dropped inputs.
     one, other = (sample[:, ::3] - sample[:, ::3].mean(0) for sample in samples)
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4.5 / np.sqrt(one.size)
+
+
+def test_runs_whose_words_differ_in_one_draw_different_masks():
+    # Of 300,000 runs, some ten have the first word of another: once their whole key.
+    calls = np.arange(300_000)
+    first, second = oracle.threefry2x32((7, calls), (0, 0), 13)
+    order = np.argsort(first, kind="stable")
+    one, other = next((i, j) for i, j in itertools.pairwise(order) if first[i] == first[j])
+    assert second[one] != second[other]
+    inputs = keras.Input((200,))
+    copy = always_on(keras.Model(inputs, [kd.Dropout(0.5, seed=1)(inputs), layers.Dropout(0.5, seed=1)(inputs)]))
+    masks = []
+    for call in (one, other, one):
+        copy.layers[-1]._random_state.write(seed=7, calls=call)
+        masks.append([to_numpy(x) > 0 for x in copy(np.ones((3, 200), "float32"))])
+    for a, b, again in zip(*masks, strict=True):
+        np.testing.assert_array_equal(a, again)
+        assert 0.3 < (a != b).mean() < 0.7
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch's own generators")
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_only_the_generators_that_are_restored_start_anew(device, monkeypatch):
+    import torch
+
+    from keras_dropouts.random.backend import global_generator
+
+    states = {torch.device(f"cuda:{i}"): f"as it was on {i}" for i in range(2)}
+    before, generator, seeded = {**states}, torch.Generator, torch.Generator().manual_seed(7 << 32 | 2**32 - 5)
+    monkeypatch.setattr(torch, "Generator", lambda device: generator())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", states.get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.update({device: state}))
+    for module in (torch.cuda, torch.mps, torch.xpu):
+        for name in ("manual_seed", "manual_seed_all"):
+            monkeypatch.setattr(module, name, lambda seed: pytest.fail("all are seeded"), raising=False)
+    words = types.SimpleNamespace(is_meta=False, device=torch.device(device), tolist=lambda: [-5, 7])
+    own = torch.get_rng_state()
+    with global_generator(words):
+        assert torch.initial_seed() == seeded.initial_seed()
+        assert torch.equal(torch.get_rng_state(), seeded.get_state())
+        changed = {str(device) for device in states if states[device] is not before[device]}
+        assert changed == {device} - {"cpu"}
+        assert all(torch.equal(states[torch.device(device)], seeded.get_state()) for device in changed)
+    assert states == before
+    assert torch.equal(torch.get_rng_state(), own)
 
 
 def test_a_layer_called_twice_drops_twice():

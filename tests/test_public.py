@@ -1,5 +1,6 @@
 """What `help` says of all that is public, and what type checkers know of it."""
 
+import importlib.metadata
 import inspect
 import re
 
@@ -7,17 +8,21 @@ import keras
 import pytest
 from catalog import ROWS
 
-import keras_dropouts
+import keras_dropouts as kd
 
-PUBLIC = [getattr(keras_dropouts, name) for name in keras_dropouts.__all__]
-every = pytest.mark.parametrize("it", PUBLIC, ids=keras_dropouts.__all__)
+PUBLIC = {name: getattr(kd, name) for name in kd.__all__}
+RANDOM = PUBLIC.pop("random")
+PUBLIC |= {f"random.{name}": getattr(RANDOM, name) for name in RANDOM.__all__}
+VERSION = PUBLIC.pop("__version__")
+HOOKS = [getattr(kd.RandomLayer, name) for name in ("keep_mask", "multiply", "training_call", "inference_call")]
+every = pytest.mark.parametrize("it", PUBLIC.values(), ids=PUBLIC)
 # Whose inputs must have so many axes as the catalogue's.
 OF_ITS_RANK = [row for row in ROWS if getattr(row.make(0.5).input_spec, "ndim", None)]
 
 
 def parameters_of(it):
     parameters = list(inspect.signature(it.__init__ if isinstance(it, type) else it).parameters.values())
-    return parameters[isinstance(it, type) :]
+    return parameters[isinstance(it, type) or it in HOOKS :]
 
 
 @every
@@ -25,14 +30,19 @@ def test_help_answers(it):
     text = inspect.getdoc(it)
     headings = {"Example"}
     if isinstance(it, type) and issubclass(it, keras.layers.Layer):
-        headings |= {"Args", "Call arguments", "Input shape", "Output shape", "Raises", "Reference"}
+        headings |= {"Args", "Call arguments", "Input shape", "Output shape", "Raises"}
+        # The base of the methods is none.
+        headings |= {"Reference"} if it is not kd.RandomLayer else set()
         for answer in ("training", "inference", "scal|divide|multipl"):
             assert re.search(answer, text, re.IGNORECASE)
-    elif "\nArgs:\n" in text:
+    elif "\nArgs:\n" in text and it is not RANDOM.rematerialized:
         headings |= {"Raises"}
+    if it in vars(RANDOM).values():
+        headings |= {"Args", "Returns"}
     assert headings <= set(re.findall("^([A-Z].*):$", text, re.MULTILINE))
     # Which doctest runs.
-    assert re.search(rf"\nExample:\n\n>>> .*\b{it.__name__}\(", text, re.DOTALL)
+    made_by = kd.monte_carlo if it is kd.MonteCarloPrediction else it
+    assert re.search(rf"\nExample:\n\n>>> .*\b{made_by.__name__}[()]", text, re.DOTALL)
 
 
 @every
@@ -46,7 +56,9 @@ def test_help_is_whole_sentences(it):
 
 @every
 def test_help_tells_of_every_argument(it):
-    names = [str(parameter).split(":")[0] for parameter in parameters_of(it)]
+    # A prediction is made by `monte_carlo` alone.
+    parameters = [] if it is kd.MonteCarloPrediction else parameters_of(it)
+    names = [str(parameter).split(":")[0] for parameter in parameters]
     args = re.search(r"^Args:\n(.*?)(\n\n|\Z)", inspect.getdoc(it), re.MULTILINE | re.DOTALL)
     described = re.findall(r"^    (\S.*?): ", args[1] if args else "", re.MULTILINE)
     assert sorted(name for entry in described for name in entry.split(", ")) == sorted(names)
@@ -72,7 +84,17 @@ def test_help_knows_the_default_data_format(row):
     assert ("`keras.config.image_data_format()`" in inspect.getdoc(row.layer)) == follows
 
 
-@every
+@pytest.mark.parametrize("it", [*PUBLIC.values(), *HOOKS], ids=[*PUBLIC, *(hook.__name__ for hook in HOOKS)])
 def test_arguments_have_types(it):
     for parameter in parameters_of(it):
         assert parameter.annotation is not parameter.empty, parameter
+
+
+def test_the_hooks_are_explained():
+    for hook in HOOKS:
+        assert f"`{hook.__name__}(" in kd.RandomLayer.__doc__ and hook.__doc__
+
+
+def test_the_version_is_that_of_the_installed_package():
+    # An older one is from before the version was changed: install anew.
+    assert importlib.metadata.version("keras-dropouts") == VERSION

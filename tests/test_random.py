@@ -7,6 +7,7 @@ from backend import BACKEND, to_numpy
 from keras import ops
 from scipy import stats
 
+import keras_dropouts as kd
 from keras_dropouts import random
 from keras_dropouts.random import bits
 from keras_dropouts.random.backend import WORD
@@ -99,6 +100,116 @@ def test_uniforms_and_normals_are_the_oracles():
     np.testing.assert_allclose(wide, 10 * (draws + 32768.5) / 65536 - 3, rtol=1e-6, atol=1e-6)
     normal = ops.convert_to_numpy(random.normal(key_of(11, 2), shape))
     np.testing.assert_allclose(normal, stats.norm.ppf((draws + 32768.5) / 65536), rtol=1e-4)
+
+
+DRAWS = {
+    "keep_mask": lambda key, shape: random.keep_mask(key, shape, 0.25),
+    "uniform": random.uniform,
+    "normal": random.normal,
+}
+every_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+
+
+def test_a_key_is_that_of_a_layer():
+    for seed, call in ((5, 0), (2**32 - 1, 2**31)):
+        key, expected = random.key(seed, call), key_of(seed, call)
+        assert key.dtype == expected.dtype
+        np.testing.assert_array_equal(ops.convert_to_numpy(key), ops.convert_to_numpy(expected))
+        x = np.ones((3, 50), "float32")
+        layer = kd.Dropout(0.5, seed=seed)
+        layer._random_state.write(calls=call)
+        mask = ops.convert_to_numpy(random.keep_mask(key, (3, 50), 0.5))
+        np.testing.assert_array_equal(to_numpy(layer(x, training=True)) > 0, mask)
+
+
+@every_draw
+def test_shapes_are_tuples_lists_and_what_keras_returns(draw):
+    key = random.key(1)
+    expected = ops.convert_to_numpy(draw(key, (3, 5)))
+    for shape in ([3, 5], (np.int64(3), np.int32(5)), ops.zeros((3, 5)).shape, ops.shape(ops.zeros((3, 5)))):
+        np.testing.assert_array_equal(ops.convert_to_numpy(draw(key, shape)), expected)
+    assert tuple(draw(key, ()).shape) == ()
+    # Each entry is a sample.
+    one = ops.convert_to_numpy(draw(key, [9]))
+    np.testing.assert_array_equal(one, ops.convert_to_numpy(draw(key, (9, 4)))[:, 0])
+    assert one.dtype == expected.dtype
+
+
+def test_rates_are_numbers_and_tensors():
+    key, shape = random.key(3), (4, 100)
+    for functions in (lambda rate: random.keep_mask(key, shape, rate), random.keep_scale, random.keep_probability):
+        expected = ops.convert_to_numpy(functions(ops.convert_to_tensor(0.25, "float32")))
+        rates = [0.25, np.float64(0.25), np.array(0.25), keras.Variable(0.25)]
+        rates += [ops.convert_to_tensor(0.25, dtype) for dtype in ("float16", "bfloat16")]
+        for rate in rates:
+            np.testing.assert_array_equal(ops.convert_to_numpy(functions(rate)), expected)
+    assert float(random.keep_scale(1)) == 65536 and float(random.keep_probability(0)) == 1
+
+
+@every_draw
+def test_compiled_draws_are_the_eager_ones(draw):
+    def call(key, x):
+        return draw(random.fold_in(key, 2), ops.shape(x))
+
+    key, x = random.key(1), ops.zeros((3, 7))
+    expected = ops.convert_to_numpy(call(key, x))
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((None,), key.dtype), tf.TensorSpec((None, None))]
+        compiled = tf.function(call, input_signature=signature)
+    elif BACKEND == "jax":
+        import jax
+
+        sizes = jax.ShapeDtypeStruct(jax.export.symbolic_shape("a, b"), "float32")
+        np.testing.assert_array_equal(jax.export.export(jax.jit(call))(key, sizes).call(key, x), expected)
+        compiled = jax.jit(call)
+    else:
+        import torch
+
+        compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=True)
+    np.testing.assert_array_equal(ops.convert_to_numpy(compiled(key, x)), expected)
+
+
+@every_draw
+@pytest.mark.parametrize("shape", [3, None, (2, -1), (2.0, 3), (None, 3), (True, 3), "23", [[2], 3]], ids=repr)
+def test_bad_shapes_are_refused(draw, shape):
+    with pytest.raises(ValueError, match=r"(?s)`shape` must be .*Received: shape="):
+        draw(random.key(1), shape)
+
+
+@every_draw
+def test_what_is_no_key_is_refused(draw):
+    words = ops.cast(random.key(1), "float32")
+    for key in (1, None, words, random.key(1)[:2], random.key(1)[None], keras.random.SeedGenerator(1)):
+        for function in (lambda key: draw(key, (2, 3)), lambda key: random.fold_in(key, 1)):
+            with pytest.raises(ValueError, match=r"(?s)`key` must be .*Received: key="):
+                function(key)
+
+
+@pytest.mark.parametrize(
+    "rate", [-0.1, 1.1, float("nan"), np.float32(2), True, None, "0.5", [0.5], np.zeros(1)], ids=repr
+)
+def test_bad_rates_are_refused(rate):
+    for function in (lambda rate: random.keep_mask(random.key(1), (2,), rate), random.keep_scale):
+        with pytest.raises(ValueError, match=r"(?s)`rate` must be .*Received: rate="):
+            function(rate)
+
+
+@pytest.mark.parametrize("word", [-1, 2**32, 1.0, True, None])
+def test_bad_words_are_refused(word):
+    for name, function in (
+        ("seed", random.key),
+        ("call", lambda word: random.key(1, word)),
+        ("index", lambda word: random.fold_in(random.key(1), word)),
+    ):
+        with pytest.raises(ValueError, match=rf"(?s)`{name}` must be .*Received: {name}="):
+            function(word)
+
+
+def test_masks_are_boolean():
+    with pytest.raises(ValueError, match=r"(?s)`keep` must be .*Received: keep"):
+        random.multiply_where(ops.ones((2, 3)), 1.0, ops.ones((2, 3)))
 
 
 def test_normals_are_normal():

@@ -142,7 +142,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
     @uncompiled
     def call(self, inputs):
         run = _Run(self._next_state())
-        with _training_of(self), global_generator(run.word), _asking(self._drawing):
+        with _training_of(self), global_generator(run.words), _asking(self._drawing):
             token = _RUN.set(run)
             try:
                 outputs = self.layer(inputs, training=False)
@@ -170,8 +170,8 @@ class _Run:
 
     def __init__(self, state):
         key = key_of(state)
-        # The replica is the second word's.
-        self.word = threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]), 13)[0]
+        # The index of the first sample is 0, or within another run a word of that.
+        self.words = ops.concatenate(threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]), 13))
         outer = _RUN.get()
         self.called = outer.called if outer else set()
         self.draws = 0
@@ -190,14 +190,19 @@ class _Run:
             return plain(*args, **kwargs)
 
     def _state_for(self, generator):
-        """A state that the run has not used yet."""
+        """A state that the run has not used yet.
+
+        It has both words, 64 bits. Keras adds them up on PyTorch, to 32, and keeps 31 of each on TensorFlow.
+        """
         self.draws += 1
         # An odd stride takes all values before it repeats one.
-        seed = self.word + ops.cast(np.array([self.draws * 0x1E3779B9 % 2**31]), WORD)
-        others = generator.state.value[1:]
-        if not isinstance(generator, RandomState):
-            others = ops.zeros_like(others)
-        return ops.concatenate([ops.cast(seed, generator.state.dtype), others])
+        words = self.words + ops.cast(np.array([self.draws * 0x1E3779B9 % 2**31, 0]), WORD)
+        state = generator.state.value
+        words = ops.cast(words, state.dtype)
+        if isinstance(generator, RandomState):
+            # Calls and rate stay: the step of a schedule is the count of calls. The index of the first sample is free.
+            words = ops.concatenate([words[:1], state[1:2], words[1:], state[3:]])
+        return words
 
 
 class _Ask:

@@ -116,13 +116,32 @@ class MonteCarloPrediction:
         mutual_information: How much of the entropy comes from the predictions' disagreement (BALD), at least 0: the
             entropy less the mean of the predictions' own entropies. Of the entropy's shape.
         variation_ratio: The share of the predictions that are not of the most frequent class. Of the entropy's shape.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_dropouts import Dropout, monte_carlo
+    >>> model = keras.Sequential([keras.Input((8,)), Dropout(0.5), keras.layers.Dense(3, "softmax")])
+    >>> prediction = monte_carlo(model, np.ones((5, 8)), samples=20, verbose=0)
+    >>> np.allclose(prediction.mean, prediction.samples.mean(axis=0), atol=1e-6)
+    True
+    >>> bool((prediction.mutual_information <= prediction.entropy).all())
+    True
     """
 
     samples: np.ndarray | None
     mean: np.ndarray
     std: np.ndarray
 
-    def __init__(self, mean, std, entropy, mutual_information, variation_ratio, samples=None):
+    def __init__(
+        self,
+        mean: np.ndarray,
+        std: np.ndarray,
+        entropy: np.ndarray,
+        mutual_information: np.ndarray,
+        variation_ratio: np.ndarray,
+        samples: np.ndarray | None = None,
+    ):
         self.mean, self.std = mean, std
         self.samples = None if samples is None else np.moveaxis(samples, 1, 0)
         self._entropy, self._mutual_information, self._variation_ratio = entropy, mutual_information, variation_ratio

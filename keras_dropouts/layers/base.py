@@ -11,6 +11,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_inputs, checked_rate, checked_seed, checked_state
+from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.bits import BITS_VERSION
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.rematerialize import rematerialized_product
@@ -111,18 +112,26 @@ class SeededLayer(keras.layers.Layer):
 
 
 class RandomLayer(SeededLayer):
-    """Base of the layers that multiply their input by random numbers while training.
+    """Base of the layers that multiply their input by random numbers while training, for layers of your own too.
 
     In training a layer draws a multiplier from its key (seed and call counter) and its rate; at inference it returns
-    the input. A subclass says which multiplier, by overriding one of three hooks:
+    its input. A subclass says which multiplier, by overriding one of three hooks, the first that will do:
 
-    - `keep_mask(inputs, key, rate)`: which elements survive, and what the survivors are scaled by;
-    - `multiply(inputs, key, rate)`: the whole product, for noise that is no mask;
-    - `training_call(inputs, key, rate)`: the whole layer, where it is no product or the input decides what is dropped.
+    - `keep_mask(inputs, key, rate)` returns which elements survive, a boolean tensor that broadcasts to the inputs,
+      and what the survivors are scaled by;
+    - `multiply(inputs, key, rate)` returns the whole product, for noise that is no mask;
+    - `training_call(inputs, key, rate)` returns the outputs, where they are no product or the input decides what is
+      dropped.
 
-    The first two must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass
-    calls them again, with the gradient as `inputs`, instead of keeping what they drew. The last had best be
-    `random.rematerialized`.
+    A fourth, `inference_call(inputs)`, returns the outputs at inference. `key` is for one tensor, drawn with
+    `keras_dropouts.random`; a second one takes `random.fold_in(key, 1)`. `rate` is a float32 tensor without axes.
+
+    The first two hooks must depend on the values of `key` and `rate` and the shape of `inputs` alone: the backward pass
+    calls them again, with the gradient as `inputs`, instead of keeping what they drew. `training_call` had best return
+    `random.rematerialized(function, inputs, key, rate)`.
+
+    All else is there: the rate and its schedule, the random state in files, Keras masks, `get_config`. A subclass that
+    takes further arguments adds them to `get_config`, and registers with Keras as any layer.
 
     Args:
         rate: A number in `[0, 1]`, or a `keras.optimizers.schedules.LearningRateSchedule` of such numbers whose step
@@ -131,8 +140,33 @@ class RandomLayer(SeededLayer):
         seed: `None`, or an integer in `[0, 2**32)`.
         **kwargs: As for `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: A float tensor. Its first axis counts samples.
+        training: Whether to draw.
+
+    Input shape:
+        Any, if the hooks take it.
+
+    Output shape:
+        The input shape; where the hooks change it, override `compute_output_shape`.
+
     Raises:
-        ValueError: Where `rate` or `seed` is not as described.
+        ValueError: Where `rate` or `seed` is not as described; in training, where `inputs` is no dense float tensor.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_dropouts import RandomLayer, random
+    >>> @keras.saving.register_keras_serializable(package="mine")
+    ... class PairDropout(RandomLayer):
+    ...     def keep_mask(self, inputs, key, rate):
+    ...         batch, timesteps, _ = keras.ops.shape(inputs)
+    ...         pairs = random.keep_mask(key, (batch, (timesteps + 1) // 2, 1), rate)
+    ...         return keras.ops.repeat(pairs, 2, axis=1)[:, :timesteps], random.keep_scale(rate)
+    >>> layer = PairDropout(0.5, seed=1)
+    >>> y = keras.ops.convert_to_numpy(layer(np.ones((20, 7, 3), "float32"), training=True))
+    >>> np.unique(y).tolist(), bool((y[:, 0] == y[:, 1]).all())
+    ([0.0, 2.0], True)
     """
 
     # The name of the method's parameter, of which a property is made, and the largest value it has a meaning for.
@@ -187,10 +221,12 @@ class RandomLayer(SeededLayer):
             return self.inference_call(inputs)
         return self.training_call(checked_inputs(self, inputs), *self._next_draw())
 
-    def training_call(self, inputs, key, rate):
+    def training_call(self, inputs: Tensor, key: Tensor, rate: Tensor) -> Tensor:
+        """Returns the outputs in training: see the class."""
         return rematerialized_product(self.multiply, inputs, key, rate)
 
-    def inference_call(self, inputs):
+    def inference_call(self, inputs: Tensor) -> Tensor:
+        """Returns the outputs at inference: see the class."""
         return inputs
 
     def _next_draw(self):
@@ -211,12 +247,17 @@ class RandomLayer(SeededLayer):
             rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
         return rate
 
-    def multiply(self, inputs, key, rate):
+    def multiply(self, inputs: Tensor, key: Tensor, rate: Tensor) -> Tensor:
+        """Returns the product of the inputs and of what is drawn, in the inputs' type: see the class."""
         return random.multiply_where(*self.keep_mask(inputs, key, rate), inputs)
 
-    def keep_mask(self, inputs, key, rate):
-        """Returns a boolean tensor that broadcasts to `inputs`, and the scale of what is kept."""
-        raise NotImplementedError
+    def keep_mask(self, inputs: Tensor, key: Tensor, rate: Tensor) -> tuple[Tensor, float | Tensor]:
+        """Returns a boolean tensor that broadcasts to the inputs, and the scale of what is kept: see the class.
+
+        Raises:
+            NotImplementedError: Where a subclass overrides none of the hooks.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override `keep_mask`, `multiply` or `training_call`.")
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -13,6 +13,7 @@ if BACKEND == "tensorflow":
     xp, cast = tf, tf.cast
 elif BACKEND == "jax":
     import jax
+    import jax.export
     import jax.numpy as jnp
 
     xp, cast = jnp, jnp.astype
@@ -58,6 +59,10 @@ if BACKEND == "tensorflow":
         """Whether `x` is a tensor that has an element at each place: no nest, neither sparse nor ragged."""
         return isinstance(x, (tf.Tensor, tf.Variable))
 
+    def is_unknown_size(n):
+        """Whether `n` stands for the size of an axis that is known only as the program runs."""
+        return isinstance(n, tf.Tensor)
+
 elif BACKEND == "jax":
 
     def shift_left(x, distance):
@@ -77,6 +82,9 @@ elif BACKEND == "jax":
 
     def is_dense(x):
         return isinstance(x, jax.Array)
+
+    def is_unknown_size(n):
+        return jax.export.is_symbolic_dim(n)
 
 else:
 
@@ -101,6 +109,9 @@ else:
     def is_dense(x):
         return isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_nested
 
+    def is_unknown_size(n):
+        return isinstance(n, torch.SymInt)
+
 
 def rounded(product):
     """A product to add to. XLA would make the two one operation, which rounds once: other bits than elsewhere."""
@@ -108,11 +119,21 @@ def rounded(product):
 
 
 @contextlib.contextmanager
-def global_generator(word):
-    """Within, PyTorch's own generator starts from `word`, an integer: Keras's layers without a seed draw from that."""
-    if BACKEND != "torch" or word.is_meta:
+def global_generator(words):
+    """Within, PyTorch's own generators start from two words: Keras's layers without a seed draw from those.
+
+    That is the CPU's generator, which heeds the first word alone, and that of the device where the words are.
+    """
+    if BACKEND != "torch" or words.is_meta:
         yield
         return
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        torch.manual_seed(word.item())
+    low, high = (word % 2**32 for word in words.tolist())
+    seed = high << 32 | low
+    devices = [words.device] if words.device.type != "cpu" else []
+    with torch.random.fork_rng(devices, device_type=words.device.type):
+        # Not torch.manual_seed(), which starts the generators of all devices anew.
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            state = torch.Generator(device).manual_seed(seed).get_state()
+            torch.get_device_module(device).set_rng_state(state, device)
         yield

@@ -21,15 +21,17 @@ import contextlib
 import functools
 import math
 import statistics
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dropouts.random.arguments import Shape, Tensor, checked_number, checked_probability, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
 from keras_dropouts.random.compilation import fused, kernel, run
 from keras_dropouts.random.threefry import threefry2x32
 
-numba_kernels = None
+numba_kernels: Any = None
 if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
@@ -155,6 +157,7 @@ if BACKEND == "torch":
 
 def _filled(draw, shape):
     """Reshapes what `draw(samples, blocks)` gives to `shape`, whose entries may be scalar tensors on TensorFlow."""
+    shape = checked_shape(shape)
     samples, size = (shape[0], math.prod(shape[1:])) if len(shape) else (1, 1)
     blocks = (size + 7) // 8
     drawn = xp.reshape(draw(samples, blocks), (samples, 8 * blocks))
@@ -165,29 +168,77 @@ def _filled(draw, shape):
 
 def threshold_of(rate):
     """The rate in 65536ths, a float32 scalar without fraction: masks draw every rate as a multiple of 2**-16."""
-    return xp.round(rate * 65536.0)
+    return xp.round(checked_probability("rate", rate) * 65536.0)
 
 
-def keep_probability(rate):
-    """The probability with which `keep_mask` keeps an element, a float32 scalar."""
+def keep_probability(rate: float | Tensor) -> Tensor:
+    """Returns the probability with which `keep_mask` keeps an element: 1 less the rate, to the nearest 2**-16.
+
+    Args:
+        rate: A number in `[0, 1]`, or a float tensor without axes, whose values are not looked at.
+
+    Returns:
+        A float32 tensor without axes.
+
+    Raises:
+        ValueError: Where `rate` is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> float(random.keep_probability(0.001)) == 1 - 66 / 2**16
+    True
+    """
     return 1.0 - threshold_of(rate) / 65536.0
 
 
-def keep_scale(rate):
-    """The inverse of `keep_probability`, or 65536 where that is 0 and nothing is kept."""
-    return 65536.0 / xp.maximum(65536.0 - threshold_of(rate), xp.ones_like(rate))
-
-
-def keep_mask(key, shape, rate):
-    """Draws which elements to keep.
+def keep_scale(rate: float | Tensor) -> Tensor:
+    """Returns what to multiply that by which `keep_mask` keeps, for its mean to stay: 1 over `keep_probability`.
 
     Args:
-        key: What `key_of` gave.
-        shape: The mask's shape. Its first axis counts samples.
-        rate: Float32 scalar tensor, the probability of dropping; taken to the nearest 2**-16.
+        rate: As for `keep_probability`.
+
+    Returns:
+        A float32 tensor without axes; 65536 for a rate of 1, which keeps nothing.
+
+    Raises:
+        ValueError: Where `rate` is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> float(random.keep_scale(0.75))
+    4.0
+    """
+    kept = 65536.0 - threshold_of(rate)
+    return 65536.0 / xp.maximum(kept, xp.ones_like(kept))
+
+
+def keep_mask(key: Tensor, shape: Shape, rate: float | Tensor) -> Tensor:
+    """Draws which elements to keep, each with the same probability and independently.
+
+    The same key, shape and rate give the same mask on TensorFlow, JAX and PyTorch, eager and compiled; a sample's part
+    does not depend on how many others there are.
+
+    Args:
+        key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given. A key serves one tensor.
+        shape: The mask's shape, a tuple or list; sizes that are not known yet may be as `keras.ops.shape` returns
+            them. The first axis counts samples, if there is one.
+        rate: The probability of dropping, taken to the nearest 2**-16: a number in `[0, 1]`, or a float tensor without
+            axes, whose values are not looked at.
 
     Returns:
         A boolean tensor of `shape`.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Example:
+
+    >>> from keras_dropouts import random
+    >>> mask = random.keep_mask(random.key(seed=1), (32, 100), rate=0.25)
+    >>> tuple(mask.shape)
+    (32, 100)
     """
     threshold = cast(threshold_of(rate), "int32")
 
@@ -243,31 +294,63 @@ def _booleans(words):
     return words.view(torch.bool).view(*words.shape, 4)
 
 
-def uniform(key, shape, minval=0.0, maxval=1.0):
-    """Draws float32 numbers: the middles of 65536 intervals of the same length, each with the same probability.
+def uniform(key: Tensor, shape: Shape, minval: float | Tensor = 0.0, maxval: float | Tensor = 1.0) -> Tensor:
+    """Draws float32 numbers, each one of 65536 equally likely and equally spaced values between two bounds.
+
+    The values are the middles of as many intervals, so that neither bound is among them but for rounding.
 
     Args:
-        key: What `key_of` gave.
+        key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given. A key serves one tensor.
         shape: As for `keep_mask`.
-        minval, maxval: Float32 scalars, the ends of the range. None of the numbers is one of them.
+        minval: The lower bound: a number, or a float tensor without axes.
+        maxval: The upper bound, likewise.
+
+    Returns:
+        A float32 tensor of `shape`.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import random
+    >>> x = keras.ops.convert_to_numpy(random.uniform(random.key(seed=1), (4, 100), minval=-1.0))
+    >>> bool((abs(x) < 1).all())
+    True
     """
-    minval, maxval = (keras.ops.convert_to_tensor(end, "float32") for end in (minval, maxval))
+    minval, maxval = checked_number("minval", minval), checked_number("maxval", maxval)
     step = (maxval - minval) / 65536
     # A draw of -1 or 0 is next to the middle.
     middle = (minval + maxval) / 2 + step / 2
     return _filled(lambda samples, blocks: run(_uniform, key, samples, blocks, middle, step), shape)
 
 
-def normal(key, shape, mean=0.0, stddev=1.0):
+def normal(key: Tensor, shape: Shape, mean: float | Tensor = 0.0, stddev: float | Tensor = 1.0) -> Tensor:
     """Draws float32 normal deviates, each one of 65536 equally likely values.
 
     Args:
-        key: What `key_of` gave.
+        key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given. A key serves one tensor.
         shape: As for `keep_mask`.
-        mean: Float32 scalar.
-        stddev: Float32 scalar, the standard deviation. The values are the mean and up to 4.3 of it on both sides.
+        mean: The mean: a number, or a float tensor without axes.
+        stddev: The standard deviation, likewise. The values are the mean and up to 4.3 deviations on both sides.
+
+    Returns:
+        A float32 tensor of `shape`.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import random
+    >>> x = keras.ops.convert_to_numpy(random.normal(random.key(seed=1), (4, 100), stddev=2.0))
+    >>> bool((abs(x) < 8.7).all())
+    True
     """
-    table = _scaled_normals(keras.ops.convert_to_tensor(stddev, "float32"), mean)
+    mean, stddev = checked_number("mean", mean), checked_number("stddev", stddev)
+    table = _scaled_normals(stddev, mean)
     return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
 
 

@@ -7,6 +7,7 @@ import inspect
 import math
 import platform
 
+from keras_dropouts.random.arguments import checked_key
 from keras_dropouts.random.backend import BACKEND
 
 if BACKEND == "tensorflow":
@@ -222,6 +223,7 @@ def uncompiled(function):
 
 def run(kernel, key, samples, blocks, *args):
     """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
+    checked_key(key)
     if BACKEND == "tensorflow":
         if _FUSING.get() or _is_for_one_kernel(kernel, (samples, blocks), 8):
             return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))

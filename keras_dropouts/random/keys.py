@@ -6,13 +6,43 @@ A *key* is a tensor that starts with three 32-bit integers: seed, call and the i
 import keras
 import numpy as np
 
+from keras_dropouts.random.arguments import Tensor, checked_key, checked_word
 from keras_dropouts.random.backend import BACKEND, WORD, cast, xp
-from keras_dropouts.random.bits import threefry2x32
+from keras_dropouts.random.threefry import threefry2x32
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "torch":
     import torch
+
+
+def key(seed: int, call: int = 0) -> Tensor:
+    """Returns a key, for use outside of a layer. The hooks of a `RandomLayer` are given theirs.
+
+    A key serves one tensor: what is drawn from it a second time is the same again. For two tensors take
+    `fold_in(key, 0)` and `fold_in(key, 1)`; for the steps of a loop, `call=step` or `fold_in(key, step)`.
+
+    Args:
+        seed: An integer in `[0, 2**32)`.
+        call: An integer in `[0, 2**32)`. The first call in training of a layer with this seed has the key of call 0.
+
+    Returns:
+        A tensor of three 32-bit integers: `seed`, `call`, and the index of the first sample that is drawn, 0.
+
+    Raises:
+        ValueError: Where an argument is not as described.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_dropouts import Dropout, random
+    >>> kept = random.keep_mask(random.key(seed=1), (2, 1000), rate=0.5)
+    >>> y = Dropout(0.5, seed=1)(np.ones((2, 1000), "float32"), training=True)
+    >>> bool(keras.ops.all(keras.ops.equal(y > 0, kept)))
+    True
+    """
+    words = np.array([checked_word("seed", seed), checked_word("call", call), 0], "uint32")
+    return keras.ops.convert_to_tensor(words.view(WORD))
 
 
 def key_of(state):
@@ -25,8 +55,30 @@ def key_of(state):
     return xp.where(replica == 0, key, fold_in(key, replica))
 
 
-def fold_in(key, index):
-    """Returns a key for one of many: another for each index (an integer or an integer scalar tensor) below 2**32."""
+def fold_in(key: Tensor, index: int | Tensor) -> Tensor:
+    """Returns one of many keys that come from a key: another for each index.
+
+    Their numbers are independent of each other, and of those of the key itself.
+
+    Args:
+        key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given.
+        index: An integer in `[0, 2**32)`, or an integer tensor without axes.
+
+    Returns:
+        A key, which may be given on to `fold_in` as well.
+
+    Raises:
+        ValueError: Where `key` is no key, or a number `index` is not as described.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import random
+    >>> one, other = (random.uniform(random.fold_in(random.key(seed=1), i), (9,)) for i in range(2))
+    >>> bool(keras.ops.any(keras.ops.equal(one, other)))
+    False
+    """
+    checked_key(key)
     # A place where no layer draws: of a sample that no batch has.
     words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, 2**32 - 1)), 13)
     return xp.concat([*words, key[2:]], axis=0)
@@ -34,9 +86,13 @@ def fold_in(key, index):
 
 def _word(key, index):
     """The index as one word, where the key is."""
-    if BACKEND == "torch":
-        return torch.full_like(key[:1], int(np.uint32(index).view(WORD)))
-    return xp.reshape(keras.ops.cast(np.uint32(index) if isinstance(index, int) else index, WORD), (1,))
+    if getattr(index, "ndim", None) is None:
+        index = checked_word("index", index)
+        if BACKEND == "torch":
+            # The signed integer of the same bits.
+            return torch.full_like(key[:1], (index + 2**31) % 2**32 - 2**31)
+        index = np.uint32(index)
+    return xp.reshape(keras.ops.cast(index, WORD), (1,))
 
 
 def from_sample(key, sample):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND, cast, xp
 from keras_dropouts.random.compilation import fused
 
@@ -9,15 +10,31 @@ if BACKEND == "torch":
     import torch
 
 
-def multiply_where(keep, scale, inputs):
-    """`inputs * scale` where `keep`, else exactly 0, also where the input is infinite or NaN.
+def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tensor:
+    """Returns `inputs * scale` where `keep`, else exactly 0, also where the input is infinite or NaN.
 
     Args:
         keep: Boolean tensor that broadcasts to `inputs`.
-        scale: Float scalar tensor.
+        scale: A number, or a float tensor without axes.
         inputs: Float tensor. Types narrower than float32 are scaled in float32: a scale rounded to bfloat16 would
             shift the mean.
+
+    Returns:
+        A tensor of the shape and the type of `inputs`.
+
+    Raises:
+        ValueError: Where `keep` is not boolean.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import random
+    >>> keep, x = keras.ops.convert_to_tensor([True, False]), keras.ops.convert_to_tensor([3.0, float("inf")])
+    >>> keras.ops.convert_to_numpy(random.multiply_where(keep, 2.0, x)).tolist()
+    [6.0, 0.0]
     """
+    if keep.dtype != xp.bool:
+        raise ValueError(f"`keep` must be a boolean tensor. Received: keep of dtype {keep.dtype}")
     if BACKEND == "torch":
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if not _may_write(inputs) or torch.compiler.is_compiling():

@@ -1,5 +1,8 @@
 """Layers that keep nothing for the backward pass but a key: it draws once more what the forward pass drew."""
 
+from collections.abc import Callable
+
+from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND
 from keras_dropouts.random.keys import fold_in
 
@@ -34,11 +37,30 @@ def rematerialized_product(multiply, inputs, key, rate):
     return apply(inputs)
 
 
-def rematerialized(function, *tensors):
-    """Applies `function(*tensors)` and keeps nothing for the backward pass but the arguments: that runs it again.
+def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
+    """Returns `function(*tensors)`, and keeps nothing for the backward pass but the arguments: that runs it again.
 
-    For any function, where `rematerialized_product`, for products alone, saves the second forward pass. What the
-    function reads must be among the tensors: TensorFlow cannot differentiate a loop of rematerialized closures.
+    For the `training_call` of a `RandomLayer`, whose masks would else be kept. A product alone has less to do in the
+    hook `multiply`: there the function does not run again, but on the gradient.
+
+    Args:
+        function: A function of tensors, which draws from a key among them if it draws. All that it reads must be among
+            its arguments: TensorFlow cannot differentiate a loop of rematerialized closures.
+        *tensors: Its arguments.
+
+    Returns:
+        What the function returns.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import random
+    >>> def largest_kept(x, key):
+    ...     keep = random.keep_mask(key, keras.ops.shape(x), 0.5)
+    ...     return keras.ops.max(random.multiply_where(keep, 1.0, x), axis=-1)
+    >>> y = random.rematerialized(largest_kept, keras.ops.ones((2, 100)), random.key(seed=1))
+    >>> keras.ops.convert_to_numpy(y).tolist()
+    [1.0, 1.0]
     """
     if BACKEND == "jax":
         return jax.checkpoint(function)(*tensors)
