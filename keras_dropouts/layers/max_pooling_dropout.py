@@ -48,6 +48,7 @@ class MaxPoolingDropout(RandomLayer):
         self.supports_masking = False
 
     def call(self, inputs, training=False):
+        inputs = checked_inputs(self, inputs)
         self._check_size(inputs.shape)
         return super().call(inputs, training=training)
 
@@ -76,7 +77,6 @@ class MaxPoolingDropout(RandomLayer):
         return ops.max_pool(inputs, self.pool_size, self.strides, self.padding, self.data_format)
 
     def inference_call(self, inputs):
-        inputs = checked_inputs(self, inputs)
         keep = random.keep_probability(self._next_rate())
         first = 2 if self.data_format == "channels_first" else 1
         space = range(first, first + self.dimensions)

@@ -77,7 +77,8 @@ class StochasticDepth(RandomLayer):
         return keras.layers.Add(name="add").compute_output_shape(input_shape)
 
     def compute_mask(self, inputs, previous_mask):
-        return keras.layers.Add(name="add").compute_mask(inputs, previous_mask)
+        # In each call, where torch.compile could not make a layer.
+        return keras.layers.Add.compute_mask(self, inputs, previous_mask)
 
 
 def _check_shapes(shortcut, residual):
