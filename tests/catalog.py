@@ -56,6 +56,8 @@ class Row:
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
+        loops: Whether a call in training runs a loop over chunks: JAX, outside of compiled functions, compiles any
+            loop in each call.
     """
 
     layer: type
@@ -83,6 +85,7 @@ class Row:
     product: bool = True
     identity: bool = True
     by_sample: bool = True
+    loops: bool = False
 
     def make(self, rate, seed=7, **kwargs):
         wrapped = {"layer": self.wrapped()} if self.wrapped else {}
@@ -290,6 +293,7 @@ ROWS = [
         shape=(3, 5, 7),
         golden="f416ee2cae59b8b9",
         drops="weights and biases",
+        loops=True,
         wrapped=dense,
         plain=dense,
         product=False,
