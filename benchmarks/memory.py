@@ -17,25 +17,27 @@ else:
     import torch
 
 
-def kept_bytes(layer, shape):
+def kept_bytes(layer, shape, inputs=lambda x: x):
     """The bytes that autodiff keeps of a call in training on float32 inputs, the inputs themselves not counted.
+
+    `inputs` makes of a tensor what the layer is called with.
 
     TensorFlow: in the graph that `fit` would run, what operations of the forward pass hand to those of the gradient.
     JAX: the leaves of the function that `jax.vjp` returns. PyTorch: what `saved_tensors_hooks` sees.
     """
     layer.build(shape)
     x = ops.convert_to_tensor(np.ones(shape, "float32"))
-    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](layer, x)
+    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](layer, x, inputs)
 
 
-def _tensorflow(layer, x):
+def _tensorflow(layer, x, inputs):
     forward = []
 
     @tf.function
     def step(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x, training=True)
+            y = layer(inputs(x), training=True)
         graph = tf.compat.v1.get_default_graph()
         forward.extend(op.name for op in graph.get_operations())
         return tape.gradient(y, x, tf.ones_like(y))
@@ -51,13 +53,13 @@ def _tensorflow(layer, x):
     return sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in kept.values())
 
 
-def _jax(layer, x):
+def _jax(layer, x, inputs):
     state = [v.value for v in layer.non_trainable_variables]
-    _, pullback = jax.vjp(lambda x: layer.stateless_call([], state, x, training=True)[0], x)
+    _, pullback = jax.vjp(lambda x: layer.stateless_call([], state, inputs(x), training=True)[0], x)
     return sum(leaf.nbytes for leaf in jax.tree.leaves(pullback) if leaf is not x)
 
 
-def _torch(layer, x):
+def _torch(layer, x, inputs):
     x.requires_grad_(True)
     kept = {}
 
@@ -66,7 +68,7 @@ def _torch(layer, x):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = layer(x, training=True)
+        y = layer(inputs(x), training=True)
     del y
     kept.pop(x.untyped_storage().data_ptr(), None)
     return sum(kept.values())

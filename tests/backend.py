@@ -5,7 +5,7 @@ import hashlib
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 BACKEND = keras.backend.backend()
 
@@ -23,7 +23,7 @@ def to_numpy(x):
 
 def train(layer, x):
     """One call in training, as float32."""
-    return to_numpy(layer(ops.convert_to_tensor(x), training=True))
+    return to_numpy(layer(tree.map_structure(ops.convert_to_tensor, x), training=True))
 
 
 def multiplier(layer, shape):
@@ -33,7 +33,8 @@ def multiplier(layer, shape):
 
 def digest(row):
     layer = row.make(row.golden_rate)
-    calls = np.stack([multiplier(layer, row.shape) for _ in range(2)])
+    x = row.inputs(np.ones(row.shape, "float32"))
+    calls = np.stack([train(layer, x) for _ in range(2)])
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 
 
@@ -56,14 +57,14 @@ def value_and_gradient(function, x, upstream):
 
 def compiled_calls(layer, inputs, jit_compile=None):
     """Calls the layer in training on each input, within one compiled function, and returns the outputs."""
-    inputs = [ops.convert_to_tensor(x) for x in inputs]
+    inputs = tree.map_structure(ops.convert_to_tensor, inputs)
     if BACKEND == "tensorflow":
         call = tf.function(lambda x: layer(x, training=True), jit_compile=jit_compile)
         return [to_numpy(call(x)) for x in inputs]
     if BACKEND == "torch":
         call = torch.compile(lambda x: layer(x, training=True), backend="inductor" if jit_compile else "aot_eager")
         return [to_numpy(call(x)) for x in inputs]
-    layer.build(inputs[0].shape)
+    layer.build(tree.map_structure(lambda x: x.shape, inputs[0]))
     step = jax.jit(lambda trained, others, x: layer.stateless_call(trained, others, x, training=True))
     trained, others = ([v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables))
     outputs = []
@@ -73,26 +74,27 @@ def compiled_calls(layer, inputs, jit_compile=None):
     return outputs
 
 
-def calls_on_two_devices(make, shape, calls):
-    """What a layer multiplies inputs of `shape` by on each of two devices: the first call's, then the second's."""
+def calls_on_two_devices(make, x, calls):
+    """What a layer makes of `x` on each of two devices: in the first call, then in the second."""
     if BACKEND == "tensorflow":
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         with strategy.scope():
             layer = make()
-        step = tf.function(lambda: strategy.run(lambda: layer(tf.ones(shape), training=True)))
-        return [to_numpy(m) for _ in range(calls) for m in strategy.experimental_local_results(step())]
+        x = tree.map_structure(tf.constant, x)
+        step = tf.function(lambda: strategy.run(lambda: layer(x, training=True)))
+        return [to_numpy(y) for _ in range(calls) for y in strategy.experimental_local_results(step())]
     if BACKEND == "jax":
         mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
         sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-        x = jax.device_put(np.ones((2 * shape[0], *shape[1:]), "float32"), sharding)
-        assert len(x.addressable_shards) == 2
+        x = tree.map_structure(lambda x: jax.device_put(np.concatenate([x, x]), sharding), x)
+        assert all(len(x.addressable_shards) == 2 for x in tree.flatten(x))
         return [half for y in compiled_calls(make(), [x] * calls) for half in np.split(y, 2)]
     layers = [make() for _ in range(2)]
     outputs = []
     for _ in range(calls):
         for rank, layer in enumerate(layers):
             with distributed(rank):
-                outputs.append(multiplier(layer, shape))
+                outputs.append(train(layer, x))
     return outputs
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+import pytest
 
 import keras_dropouts as kd
 
@@ -34,9 +35,11 @@ class Row:
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
-        plain: Makes the layer of Keras that does the same without drawing: for the elementwise, none.
-        stand_in: A subclass that takes one tensor, where the layer takes more.
+        plain: Makes the layer of Keras that it is at rate 0: for the products, none.
+        inputs: What it is called with, of one tensor.
         parameter: The name of the argument that says how much.
+        rated: Whether the parameter is a rate: a number up to a largest one, or a schedule, that may be set late.
+            Standout's is the factor of a logit.
         tied: The axes along which one draw serves.
         dependent: The axes along which draws differ, but are not independent.
         area: The mean, and the mean square, of the part of what it decides on that a draw drops.
@@ -48,7 +51,13 @@ class Row:
         max_rate: The largest value allowed; itself excluded where it is not attained.
         accepts_max: Whether it is attained.
         keeps_masks: Whether a mask of timesteps fits the output.
-        elementwise: Whether the output is the input times the multiplier, and inference the identity.
+        product: Whether the output in training is the input times the multiplier. Else that has no one value for each
+            element: the input is pooled, or a wrapped layer computes with what is drawn.
+        identity: Whether inference gives the input. StochasticDepth scales it.
+        by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
+            own test compares each with the oracle.
+        loops: Whether a call in training runs a loop over chunks: JAX, outside of compiled functions, compiles any
+            loop in each call.
     """
 
     layer: type
@@ -58,8 +67,9 @@ class Row:
     arguments: dict = dataclasses.field(default_factory=dict)
     wrapped: Callable | None = None
     plain: Callable | None = None
-    stand_in: type | None = None
+    inputs: Callable = lambda x: x
     parameter: str = "rate"
+    rated: bool = True
     golden_rate: float = 0.3
     tied: tuple = ()
     dependent: tuple = ()
@@ -72,12 +82,14 @@ class Row:
     max_rate: float = 1.0
     accepts_max: bool = True
     keeps_masks: bool = True
-    elementwise: bool = True
+    product: bool = True
+    identity: bool = True
+    by_sample: bool = True
+    loops: bool = False
 
     def make(self, rate, seed=7, **kwargs):
         wrapped = {"layer": self.wrapped()} if self.wrapped else {}
-        layer = self.stand_in or self.layer
-        return layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
+        return self.layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
@@ -94,6 +106,16 @@ class Row:
         mean, square = (rate * moment for moment in self.area)
         return mean, math.sqrt(square - mean**2)
 
+    @property
+    def merges(self):
+        """Whether it takes more than one tensor."""
+        return self.inputs is not Row.inputs
+
+    @property
+    def drops_for_sure(self):
+        """A rate at which no call is as at rate 0."""
+        return self.max_rate if self.accepts_max else 0.5
+
     def __str__(self):
         return self.layer.__name__
 
@@ -105,7 +127,8 @@ def dense():
 
 @keras.saving.register_keras_serializable(package="catalog")
 def half_open(x):
-    return keras.ops.full_like(x, 0.5)
+    # Not `full_like`, for which Keras reads the number back from PyTorch.
+    return keras.ops.ones_like(x) / 2
 
 
 def lstm():
@@ -128,22 +151,9 @@ def cutout_area(length, *size):
     return tuple(moments)
 
 
-@keras.saving.register_keras_serializable(package="catalog")
-class ResidualAlone(kd.StochasticDepth):
-    """StochasticDepth of a residual branch whose shortcut is 0."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.input_spec = None
-
-    def call(self, inputs, training=False):
-        return super().call([keras.ops.zeros_like(inputs), inputs], training=training)
-
-    def compute_output_shape(self, input_shape):
-        return super().compute_output_shape([input_shape] * 2)
-
-    def compute_mask(self, inputs, mask):
-        return mask
+def residual_alone(x):
+    """A shortcut of zeros, and the residual branch."""
+    return [keras.ops.zeros_like(x), x]
 
 
 ROWS = [
@@ -164,8 +174,11 @@ ROWS = [
         shape=(3, 5, 7),
         golden="9ce9c81aff7f75ea",
         drops="a residual branch, for a whole batch",
-        stand_in=ResidualAlone,
-        elementwise=False,
+        inputs=residual_alone,
+        tied=(0, 1, 2),
+        scaled=False,
+        identity=False,
+        by_sample=False,
     ),
     Row(
         kd.DropBlock1D,
@@ -222,7 +235,8 @@ ROWS = [
         drops="elements of a sequence, before the maximum of each window is taken",
         plain=keras.layers.MaxPooling1D,
         keeps_masks=False,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.MaxPoolingDropout2D,
@@ -231,7 +245,8 @@ ROWS = [
         drops="elements of an image, before the maximum of each window is taken",
         plain=keras.layers.MaxPooling2D,
         keeps_masks=False,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.MaxPoolingDropout3D,
@@ -240,7 +255,8 @@ ROWS = [
         drops="elements of a volume, before the maximum of each window is taken",
         plain=keras.layers.MaxPooling3D,
         keeps_masks=False,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.GaussianDropout,
@@ -268,16 +284,20 @@ ROWS = [
         wrapped=dense,
         plain=dense,
         parameter="alpha",
-        elementwise=False,
+        rated=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.DropConnect,
         shape=(3, 5, 7),
         golden="f416ee2cae59b8b9",
         drops="weights and biases",
+        loops=True,
         wrapped=dense,
         plain=dense,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.VariationalRNNDropout,
@@ -287,7 +307,8 @@ ROWS = [
         drops="features of what a recurrent layer reads from its input and its own output, in all timesteps",
         wrapped=lstm,
         plain=lstm,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.RNNDrop,
@@ -297,7 +318,8 @@ ROWS = [
         drops="elements of a recurrent layer's memory, in all timesteps",
         wrapped=lstm,
         plain=lstm,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.RecurrentDropout,
@@ -307,7 +329,8 @@ ROWS = [
         drops="elements of what a timestep adds to a recurrent layer's memory",
         wrapped=lstm,
         plain=lstm,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
     Row(
         kd.Zoneout,
@@ -316,9 +339,17 @@ ROWS = [
         drops="nothing: keeps elements of a recurrent layer's states as in the timestep before",
         wrapped=lstm,
         plain=lstm,
-        elementwise=False,
+        product=False,
+        identity=False,
     ),
 ]
+
+
+def rows(**facts):
+    """Parametrizes a test by the rows that have these facts, each true or false: `@rows(mask=True, wrapped=False)`."""
+    chosen = [row for row in ROWS if all(bool(getattr(row, name)) == value for name, value in facts.items())]
+    assert chosen, f"No row of the catalogue has {facts}."
+    return pytest.mark.parametrize("row", chosen, ids=str)
 
 
 def readme_with_table(text):

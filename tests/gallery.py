@@ -80,8 +80,8 @@ def panel(row):
     else:
         read, layout = INPUTS[getattr(layer.input_spec, "ndim", None) or 4]
         x = read()
-        before = train(row.make(0.0), x)
-    calls = [train(layer, x) for _ in range(CALLS)]
+        before = train(row.make(0.0), row.inputs(x))
+    calls = [train(layer, row.inputs(x)) for _ in range(CALLS)]
     shares = [np.mean(after == 0) or np.inf for after in calls]
     after = calls[np.argmin(np.abs(np.subtract(shares, RATE)))]
     pooled = not row.wrapped and before.shape != x.shape

@@ -78,7 +78,7 @@ SEQUENCES = {
     kd.TimestepDropout: ({}, [2]),
     kd.SpatialDropout1D: ({}, [1]),
     kd.DropBlock1D: ({"block_size": 9}, [1]),
-    kd.UniformDropout: ({"per_channel": True}, [1]),
+    kd.UniformDropout: ({"spatial": True}, [1]),
 }
 
 

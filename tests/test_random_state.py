@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backend import BACKEND, distributed, multiplier
-from catalog import ROWS
+from backend import BACKEND, distributed, multiplier, train
+from catalog import ROWS, rows
 
 import keras_dropouts as kd
 from keras_dropouts import random
@@ -34,7 +34,7 @@ class MadeInBuild(keras.layers.Layer):
         self.inner = self.row.make(0.5)
 
     def call(self, x, training=False):
-        return keras.ops.mean(self.inner(x, training=training), axis=tuple(range(1, len(x.shape))))
+        return keras.ops.mean(self.inner(self.row.inputs(x), training=training), axis=tuple(range(1, len(x.shape))))
 
 
 class All(keras.Model):
@@ -230,15 +230,15 @@ if BACKEND == "torch":
 
 elif BACKEND == "tensorflow":
 
-    @pytest.mark.parametrize("row", ROWS, ids=str)
+    @rows()
     def test_without_xla_the_bits_are_the_same(row, monkeypatch):
         monkeypatch.setattr(compilation, "_xla_is_there", lambda: False)
-        x = tf.ones(row.shape)
+        x = row.inputs(tf.ones(row.shape))
         layer, twin = row.make(0.3), row.make(0.3)
         call = tf.function(lambda x: twin(x, training=True))
         eager, graph = layer(x, training=True), call(x)
         monkeypatch.undo()
-        expected = multiplier(row.make(0.3), row.shape)
+        expected = train(row.make(0.3), x)
         for y in (eager, graph):
             np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
         functions = call.get_concrete_function(x).graph.as_graph_def().library.function

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, compiled_calls, train
-from catalog import ROWS
+from catalog import rows
 from keras.optimizers import schedules
 from keras.optimizers.schedules import PiecewiseConstantDecay, PolynomialDecay
 
 from keras_dropouts import CurriculumDropout, Dropout, RateLogger, SpatialDropout1D, UniformDropout, linear_rates
 
-with_rate = pytest.mark.parametrize("row", [row for row in ROWS if hasattr(row.layer, "current_rate")], ids=str)
+with_rate = rows(rated=True)
 
 STEPS, CUTOFF, RATE = 12, 5, 0.4
 # Liu et al. 2023, as their program makes them, and the linear ramp of DropBlock.
@@ -68,7 +68,7 @@ def test_the_current_rate_is_that_of_the_next_call(row):
     rates = []
     for _ in range(6):
         rates.append(layer.current_rate())
-        train(layer, np.ones(row.shape, "float32"))
+        train(layer, row.inputs(np.ones(row.shape, "float32")))
     np.testing.assert_allclose(rates, [0, 0.2, 0.4, 0.6, 0.8, 0.8], rtol=1e-6)
     assert all(type(rate) is float for rate in rates)
     layer.current_rate()
@@ -122,7 +122,7 @@ class Step(schedules.LearningRateSchedule):
 
 @with_rate
 def test_nan_from_a_schedule_drops_nothing(row):
-    x = np.random.default_rng(0).standard_normal(row.shape).astype("float32")
+    x = row.inputs(np.random.default_rng(0).standard_normal(row.shape).astype("float32"))
     broken, zero = row.make(Step(math.nan)), row.make(Step(0.0))
     for layer in (broken, zero):
         assert layer.current_rate() == 0.25

@@ -29,9 +29,9 @@ def test_the_noise_fills_its_range_evenly():
 
 
 @pytest.mark.parametrize("data_format, channel", [("channels_last", 3), ("channels_first", 1)])
-def test_a_channel_has_one_draw(data_format, channel):
+def test_a_feature_map_has_one_draw(data_format, channel):
     shape = (4, 5, 3, 6)
-    m = multiplier(UniformDropout(0.5, per_channel=True, data_format=data_format, seed=3), shape)
+    m = multiplier(UniformDropout(0.5, spatial=True, data_format=data_format, seed=3), shape)
     space = tuple({1, 2, 3} - {channel})
     assert (np.ptp(m, axis=space) == 0).all()
     assert len(np.unique(m)) == 4 * shape[channel]
@@ -39,7 +39,7 @@ def test_a_channel_has_one_draw(data_format, channel):
     assert len(np.unique(multiplier(UniformDropout(0.5, data_format=data_format, seed=1), shape))) == m.size
 
 
-@pytest.mark.parametrize("arguments", [{"per_channel": 1}, {"per_channel": "yes"}, {"data_format": "NCHW"}], ids=repr)
+@pytest.mark.parametrize("arguments", [{"spatial": 1}, {"spatial": "yes"}, {"data_format": "NCHW"}], ids=repr)
 def test_bad_arguments_are_refused(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=f"(?s)`{name}` must be .*Received: {name}="):
@@ -48,4 +48,4 @@ def test_bad_arguments_are_refused(arguments):
 
 def test_channels_need_an_axis():
     with pytest.raises(ValueError, match="ndim=2"):
-        UniformDropout(0.5, per_channel=True)(np.ones(5, "float32"))
+        UniformDropout(0.5, spatial=True)(np.ones(5, "float32"))

@@ -166,7 +166,7 @@ def checked_noise_shape(noise_shape):
     )
 
 
-def checked_inputs(layer, inputs):
+def checked_inputs(layer, inputs, name="inputs"):
     """Returns `inputs`. Not for layers that return them as they are: what is no tensor passes through those."""
     if isinstance(inputs, keras.Variable):
         inputs = inputs.value
@@ -177,8 +177,8 @@ def checked_inputs(layer, inputs):
     else:
         return inputs
     raise ValueError(
-        f"`inputs` of {layer.__class__.__name__} must be one tensor of a floating-point type, neither sparse nor "
-        f"ragged. Received: inputs of {received}"
+        f"`{name}` of {layer.__class__.__name__} must be one tensor of a floating-point type, neither sparse nor "
+        f"ragged. Received: {name} of {received}"
     )
 
 

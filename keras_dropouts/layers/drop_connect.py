@@ -149,8 +149,9 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
     # As many chunks as it takes, at least one, of one size, the last one padded.
     chunks = 1 + abs(samples - 1) // max(1, CHUNK // (rows * units))
     size = -(-samples // chunks)
-    padding = [[0, chunks * size - samples]] + [[0, 0]] * (len(inputs.shape) - 1)
-    chunked = ops.reshape(ops.pad(inputs, padding), (chunks, size, math.prod(space), features))
+    # Not `ops.pad`: it counts its calls by name, and torch.compile would compile each anew.
+    padding = ops.zeros((chunks * size - samples, *space, features), inputs.dtype)
+    chunked = ops.reshape(ops.concatenate([inputs, padding]), (chunks, size, math.prod(space), features))
 
     def linear(inputs, kernel, key, rate, *bias):
         keep = random.keep_mask(key, (size, rows, units), rate)

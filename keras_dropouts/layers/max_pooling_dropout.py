@@ -89,6 +89,7 @@ class MaxPoolingDropout(SpatialLayer):
         self.supports_masking = False
 
     def call(self, inputs, training=False):
+        inputs = checked_inputs(self, inputs)
         self._check_size(inputs.shape)
         return super().call(inputs, training=training)
 
@@ -115,7 +116,6 @@ class MaxPoolingDropout(SpatialLayer):
         return ops.max_pool(inputs, self.pool_size, self.strides, self.padding, self.data_format)
 
     def inference_call(self, inputs):
-        inputs = checked_inputs(self, inputs)
         keep = random.keep_probability(self._next_rate())
         shape = ops.shape(inputs)
         windows = tuple(zip(*map(self._of_each_axis, (self.pool_size, self.strides)), strict=True))

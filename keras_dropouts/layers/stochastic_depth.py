@@ -3,12 +3,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dropouts.layers.arguments import Rate
-from keras_dropouts.layers.dropout import Dropout
+from keras_dropouts import random
+from keras_dropouts.layers.arguments import Rate, checked_inputs
+from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.random.multiply import scale
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class StochasticDepth(Dropout):
+class StochasticDepth(RandomLayer):
     """Adds a residual branch to its shortcut, while training in some batches only: the others take the shortcut.
 
     `StochasticDepth(rate)([shortcut, residual])` stands where `keras.layers.Add()([shortcut, residual])` would. In
@@ -53,30 +55,30 @@ class StochasticDepth(Dropout):
     """
 
     def __init__(self, rate: Rate = 0.5, seed: int | None = None, **kwargs: Any):
-        super().__init__(rate, seed=seed, scaling="inference", **kwargs)
+        super().__init__(rate, seed=seed, **kwargs)
         self.input_spec = [keras.InputSpec(), keras.InputSpec()]
-
-    def _get_noise_shape(self, inputs):
-        return (1,) * len(inputs.shape)
 
     def call(self, inputs, training=False):
         if not isinstance(inputs, (list, tuple)):
             raise ValueError(f"`inputs` must be a list or tuple of two tensors. Received: inputs={inputs!r}")
         shortcut, residual = inputs
+        residual = checked_inputs(self, residual, "residual")
         _check_shapes(shortcut.shape, residual.shape)
         return ops.add(shortcut, super().call(residual, training=training))
+
+    def keep_mask(self, residual, key, rate):
+        return random.keep_mask(key, (1,) * len(residual.shape), rate), 1.0
+
+    def inference_call(self, residual):
+        return scale(random.keep_probability(self._next_rate()), residual)
 
     def compute_output_shape(self, input_shape):
         _check_shapes(*input_shape)
         return keras.layers.Add(name="add").compute_output_shape(input_shape)
 
     def compute_mask(self, inputs, previous_mask):
-        return keras.layers.Add(name="add").compute_mask(inputs, previous_mask)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["noise_shape"], config["scaling"]
-        return config
+        # In each call, where torch.compile could not make a layer.
+        return keras.layers.Add.compute_mask(self, inputs, previous_mask)
 
 
 def _check_shapes(shortcut, residual):

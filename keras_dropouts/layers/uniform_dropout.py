@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format
+from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format, checked_flag
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.random.multiply import multiply
 
@@ -21,15 +21,15 @@ class UniformDropout(RandomLayer):
         beta: The half-width of the noise, no probability: a number in `[0, 1]`, or a
             `keras.optimizers.schedules.LearningRateSchedule` of such numbers, whose step is the number of times the
             layer has been called in training. `layer.beta = b` takes effect at the next batch.
-        per_channel: Whether one draw serves a whole channel of a sample, as in the authors' networks, or each
-            element has its own, as in the paper's formula (the default).
-        data_format: Which axis `per_channel` takes for the channels: the last (`"channels_last"`) or the second
+        spatial: Whether one draw serves a whole feature map (a channel of a sample), as in the authors' networks and as
+            in `keras_dropouts.SpatialDropout2D`, or each element has its own, as in the paper's formula (the default).
+        data_format: Which axis `spatial` takes for the channels: the last (`"channels_last"`) or the second
             (`"channels_first"`). `None`: `keras.config.image_data_format()`, but the last for sequences, of rank 3.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed draw the same bits, as in Keras.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`.
 
     Call arguments:
-        inputs: A tensor of a floating-point type, of any rank (at least 2 with `per_channel`).
+        inputs: A tensor of a floating-point type, of any rank (at least 2 with `spatial`).
         training: Whether to add noise.
 
     Input shape:
@@ -59,17 +59,15 @@ class UniformDropout(RandomLayer):
     def __init__(
         self,
         beta: Rate,
-        per_channel: bool = False,
+        spatial: bool = False,
         data_format: DataFormat = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(beta, seed=seed, **kwargs)
-        if not isinstance(per_channel, bool):
-            raise ValueError(f"`per_channel` must be True or False. Received: per_channel={per_channel!r}")
-        self.per_channel = per_channel
+        self.spatial = checked_flag("spatial", spatial)
         self.data_format = None if data_format is None else checked_data_format(data_format)
-        if per_channel:
+        if spatial:
             self.input_spec = keras.InputSpec(min_ndim=2)
 
     def build(self, input_shape):
@@ -79,10 +77,18 @@ class UniformDropout(RandomLayer):
 
     def multiply(self, inputs, key, beta):
         shape = ops.shape(inputs)
-        if self.per_channel:
+        if self.spatial:
             channel = 1 if self.data_format == "channels_first" else len(shape) - 1
             shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
         return multiply(inputs, random.uniform(key, shape, 1 - beta, 1 + beta))
 
     def get_config(self):
-        return {**super().get_config(), "per_channel": self.per_channel, "data_format": self.data_format}
+        return {**super().get_config(), "spatial": self.spatial, "data_format": self.data_format}
+
+    @classmethod
+    def from_config(cls, config):
+        # The name in files of version 0.1.
+        if "per_channel" in config:
+            config = {**config}
+            config["spatial"] = config.pop("per_channel")
+        return super().from_config(config)
