@@ -31,7 +31,7 @@ def test_nothing_is_kept_for_the_backward_pass(row):
     assert 0 < kept_bytes(row.make(0.5), (128, *row.shape[1:]), row.inputs) <= 64
 
 
-@rows(rated=True, **{"loops": False} if BACKEND == "jax" else {})
+@rows(rated=True)
 def test_another_call_and_another_rate_compile_nothing_new(row):
     x, one, other = inputs(row), row.make(0.25, seed=1), row.make(0.5, seed=2)
     if BACKEND == "tensorflow":

@@ -162,7 +162,9 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
         inputs, first = args
         return random.rematerialized(linear, inputs, kernel, from_sample(key, first), rate, *biases)
 
-    outputs = ops.map(chunk, (chunked, ops.arange(chunks) * size))
+    # JAX, outside of compiled functions, compiles a loop anew in each call.
+    alone = isinstance(chunks, int) and chunks == 1
+    outputs = chunk((chunked[0], 0)) if alone else ops.map(chunk, (chunked, ops.arange(chunks) * size))
     return ops.reshape(outputs, (chunks * size, *space, units))[:samples]
 
 

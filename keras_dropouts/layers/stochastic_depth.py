@@ -6,7 +6,7 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_inputs
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import scale
+from keras_dropouts.random.multiply import multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -70,7 +70,7 @@ class StochasticDepth(RandomLayer):
         return random.keep_mask(key, (1,) * len(residual.shape), rate), 1.0
 
     def inference_call(self, residual):
-        return scale(random.keep_probability(self._next_rate()), residual)
+        return multiply(residual, random.keep_probability(self._next_rate()))
 
     def compute_output_shape(self, input_shape):
         _check_shapes(*input_shape)
