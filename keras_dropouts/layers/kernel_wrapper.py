@@ -58,7 +58,7 @@ class KernelWrapper(LayerWrapper):
     def _activation(self, inputs):
         return inputs if self.layer.activation is None else self.layer.activation(inputs)
 
-    def _apply(self, inputs, kernel, bias):
+    def _product(self, inputs, kernel, bias):
         """Returns `inputs * kernel + bias`, in the type of the inputs; without the activation.
 
         Args:
