@@ -11,7 +11,7 @@ endif
 jax := jax
 torch := torch==2.13.0 --editable .[torch]
 
-.PHONY: compare test test-all bench bench-all lint
+.PHONY: compare test test-all test-oldest bench bench-all lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -23,6 +23,13 @@ test-all:
 	$(MAKE) test KERAS_BACKEND=tensorflow
 	$(MAKE) test KERAS_BACKEND=jax
 	$(MAKE) test KERAS_BACKEND=torch
+
+# The core of the suite on the oldest Keras that is allowed, and the backend that is the quickest to install and run.
+oldest := $(shell sed -n 's/.*"keras>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+core := laws random random_state checkpointing surgery always_on monte_carlo keras_internals
+
+test-oldest: .venv-oldest/torch
+	KERAS_BACKEND=torch .venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal $(core:%=tests/test_%.py) $(ARGS)
 
 bench: .venv/$(KERAS_BACKEND) .venv/bench
 	.venv/bin/python benchmarks $(ARGS)
@@ -45,6 +52,11 @@ lint: .venv/tensorflow
 
 .venv/%: .venv/tensorflow
 	.venv/bin/pip install --quiet $($*)
+	touch $@
+
+.venv-oldest/torch: pyproject.toml
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet 'keras==$(oldest).*' $(torch) pytest pytest-xdist scipy
 	touch $@
 
 # After PyTorch, which the peers would otherwise choose themselves.

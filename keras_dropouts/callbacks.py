@@ -2,6 +2,7 @@ import collections
 
 import keras
 
+from keras_dropouts.keras_internals import held_layers
 from keras_dropouts.layers.base import RandomLayer
 
 
@@ -40,7 +41,7 @@ class RateLogger(keras.callbacks.Callback):
 
 def _layers_with_rate(layer, path=""):
     times = collections.Counter()
-    for inner in layer._flatten_layers(include_self=False, recursive=False):
+    for inner in held_layers(layer):
         # Names may repeat in a subclassed model.
         repeated = f"_{times[inner.name]}" if times[inner.name] else ""
         times[inner.name] += 1

@@ -11,6 +11,21 @@ from typing import TypeAlias
 import keras
 from keras import ops, tree
 
+from keras_dropouts.keras_internals import (
+    all_layers,
+    exchange_in_graphs,
+    exchange_tracked,
+    functional_class,
+    functional_of,
+    header_of,
+    lambda_output_shape,
+    list_parameters,
+    origin,
+    own_attributes,
+    seed_generators,
+    twin,
+    untracked,
+)
 from keras_dropouts.layers.base import SeededLayer
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
@@ -114,9 +129,7 @@ def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
 def inputs_like(model):
     """Returns new inputs that are as those of a Sequential or functional model."""
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return tree.map_structure(
-        lambda x: keras.layers.InputLayer.from_config(x._keras_history.operation.get_config()).output, inputs
-    )
+    return tree.map_structure(lambda x: keras.layers.InputLayer.from_config(origin(x).get_config()).output, inputs)
 
 
 def _operated(model, match, make, row, hindrance=None):
@@ -150,7 +163,7 @@ def _operated(model, match, make, row, hindrance=None):
             for part, path, _ in places
             if _drops_by_number(part)
         ]
-    originals = set(model._flatten_layers())
+    originals = set(all_layers(model))
     names = {part.name for part, _, _ in places}
     copies, rows, within, plain = {}, {}, {}, []
 
@@ -168,7 +181,7 @@ def _operated(model, match, make, row, hindrance=None):
         taken = itertools.chain(within.values(), *rows.values())
         if not isinstance(new, keras.layers.Layer) or any(new is layer for layer in taken):
             raise ValueError(f"`make` must return a layer, a new one each time. Received: {new!r} for {copy!r}")
-        if not originals.isdisjoint(new._flatten_layers()):
+        if not originals.isdisjoint(all_layers(new)):
             raise ValueError(
                 f"`make` must return a new layer or the copy it is given, not a layer of the model itself, nor one "
                 f"that holds such a layer. Received: {new!r} for {copy!r}"
@@ -197,7 +210,7 @@ def _operated(model, match, make, row, hindrance=None):
     def exchanged(layer, copy, root, path=()):
         """Exchanges what the copy of a layer holds, and yields the paths from the outermost to what is new."""
         for keys, part in () if isinstance(layer, SeededLayer) else _held(layer):
-            changing = not matching.isdisjoint(part._flatten_layers())
+            changing = not matching.isdisjoint(all_layers(part))
             held = _at(copy, keys)
             if part not in within and type(held) is not type(part):
                 raise ValueError(
@@ -270,7 +283,7 @@ def _copy(operation):
             "arguments": operation.arguments,
             **keras.layers.Layer.get_config(operation),
         }
-        return type(operation)(operation.function, output_shape=operation._output_shape, **arguments)
+        return type(operation)(operation.function, output_shape=lambda_output_shape(operation), **arguments)
     copy = type(operation).from_config(operation.get_config())
     if isinstance(operation, keras.layers.Dropout):
         # The config of Keras's SpatialDropout does not hold it.
@@ -284,14 +297,8 @@ def _is_graph(operation):
 
 def _makes_itself(model):
     """Whether the class of a Sequential or functional model has an `__init__` of its own, that makes the layers."""
-    base = keras.Sequential if isinstance(model, keras.Sequential) else _functional()
+    base = keras.Sequential if isinstance(model, keras.Sequential) else functional_class()
     return type(model).__init__ is not base.__init__
-
-
-@functools.cache
-def _functional():
-    inputs = keras.Input((1,), name="inputs")
-    return type(keras.Model(inputs, inputs, name="functional"))
 
 
 def _remade(model):
@@ -315,9 +322,8 @@ class Exchanged:
     """Made a base of the class of a layer in which others were exchanged: the config, and so a file, speaks of them."""
 
     def get_config(self):
-        own = object.__new__(self._plain_class)
-        vars(own).update(vars(self))
-        layer = {**self._plain_header, "config": own.get_config(), "build_config": self.get_build_config()}
+        config = twin(self, self._plain_class).get_config()
+        layer = {**self._plain_header, "config": config, "build_config": self.get_build_config()}
         parts = [[list(path), keras.saving.serialize_keras_object(_at(self, path))] for path in self._exchanged_paths]
         return {"layer": layer, "exchanged": parts}
 
@@ -333,10 +339,9 @@ class Exchanged:
 
 def _note(layer, paths):
     """Lets the config of a layer speak of what it holds at the paths, if there are any."""
-    paths = tuple(dict.fromkeys([*vars(layer).get("_exchanged_paths", ()), *paths]))
+    paths = tuple(dict.fromkeys([*untracked(layer).get("_exchanged_paths", ()), *paths]))
     if paths:
-        # Past Keras, which would track it.
-        vars(layer)["_exchanged_paths"] = paths
+        untracked(layer)["_exchanged_paths"] = paths
         layer.__class__ = _noting(type(layer))
 
 
@@ -344,10 +349,12 @@ def _note(layer, paths):
 def _noting(kind):
     if issubclass(kind, Exchanged):
         return kind
-    empty = object.__new__(kind)
-    vars(empty).update(get_config=dict, get_build_config=lambda: None, get_compile_config=lambda: None)
-    header = keras.saving.serialize_keras_object(empty)
-    attributes = {"__module__": kind.__module__, "__doc__": kind.__doc__, "_plain_class": kind, "_plain_header": header}
+    attributes = {
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+        "_plain_class": kind,
+        "_plain_header": header_of(kind),
+    }
     # The name leads to `Exchanged`, which reads all such configs.
     register = keras.saving.register_keras_serializable("keras_dropouts", "Exchanged")
     noting = register(type(kind.__name__, (Exchanged, kind), attributes))
@@ -358,7 +365,7 @@ def _noting(kind):
 def _list_parameters(layer):
     """Lets PyTorch's modules list the variables that they have now."""
     for owner in _owners(layer):
-        owner._post_build()
+        list_parameters(owner)
 
 
 def _places(layer, matches, hindrance, path="", why=None, seen=None):
@@ -395,25 +402,10 @@ def _held(layer):
     """Returns the layers that another holds, each with an attribute and the keys in lists and dictionaries to it."""
     listed = layer.layers if _is_graph(layer) or isinstance(layer, keras.Sequential) else ()
     found = {part: ("layers", number) for number, part in enumerate(listed)}
-    for name in _attributes(layer):
+    for name in own_attributes(layer):
         for keys, part in _contained(getattr(layer, name), (name,)):
             found.setdefault(part, keys)
     return [(keys, part) for part, keys in found.items() if not isinstance(part, keras.layers.InputLayer)]
-
-
-def _attributes(layer):
-    # PyTorch's own attributes hold the modules.
-    names, books = [*vars(layer), *vars(layer).get("_modules", ())], _bookkeeping()
-    return [name for name in names if name not in books]
-
-
-@functools.cache
-def _bookkeeping():
-    """Returns the names of the attributes by which Keras and its backend keep the books of what a layer holds."""
-    holder = keras.layers.Layer(name="holder")
-    holder.held = keras.layers.Identity(name="held")
-    # The last is a Sequential's.
-    return vars(holder).keys() - {"held"} | {"_functional"}
 
 
 def _contained(value, keys):
@@ -440,17 +432,12 @@ def _put(layer, path, new):
     if old is new:
         return
     owners = _owners(layer)
-    graphs = [owner for owner in owners if isinstance(owner, _functional()) and old in owner.operations]
+    graphs = [owner for owner in owners if isinstance(owner, functional_class()) and old in owner.operations]
     if graphs:
-        _put_into_graphs(graphs, old, new)
+        exchange_in_graphs(graphs, old, new)
     for owner in owners:
-        if owner._tracker.is_in_store("layers", new):
-            owner._tracker.untrack(old)
-        elif owner._tracker.is_in_store("layers", old):
-            owner._tracker.replace_tracked_value("layers", old, new)
-        if isinstance(owner, keras.Sequential):
-            owner._layers = [new if each is old else each for each in owner._layers]
-        for name in _attributes(owner):
+        exchange_tracked(owner, old, new)
+        for name in own_attributes(owner):
             before = getattr(owner, name)
             after = _exchanged(before, old, new)
             if after is not before:
@@ -459,21 +446,9 @@ def _put(layer, path, new):
 
 def _owners(layer):
     """Returns a layer and those within, also the model by which a Sequential calls its layers."""
-    layers = layer._flatten_layers()
-    return layers + [each._functional for each in layers if isinstance(each, keras.Sequential) and each._functional]
-
-
-def _put_into_graphs(graphs, old, new):
-    # What was called when `new` was made, if anything, is not of these graphs.
-    new._inbound_nodes, new._outbound_nodes = list(old._inbound_nodes), list(old._outbound_nodes)
-    for node in new._inbound_nodes:
-        node.operation = new
-        for output in node.outputs:
-            output._keras_history = output._keras_history._replace(operation=new)
-    for graph in graphs:
-        # Keys of the form `<id>_ib-<number>`.
-        keys = (key.split("_", 1) for key in graph._nodes)
-        graph._nodes = {f"{id(new) if number == str(id(old)) else number}_{rest}" for number, rest in keys}
+    layers = all_layers(layer)
+    graphs = [functional_of(each) for each in layers if isinstance(each, keras.Sequential)]
+    return layers + [graph for graph in graphs if graph]
 
 
 def _exchanged(value, old, new):
@@ -501,7 +476,7 @@ def _hindrance(layer, part):
 
 def _drops_by_number(layer):
     numbers = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
-    own = isinstance(layer, keras.layers.Layer) and layer._seed_generators and not isinstance(layer, SeededLayer)
+    own = isinstance(layer, keras.layers.Layer) and seed_generators(layer) and not isinstance(layer, SeededLayer)
     return bool(own) and any(isinstance(number, (int, float)) and number > 0 for number in numbers)
 
 

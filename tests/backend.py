@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops, tree
 
 BACKEND = keras.backend.backend()
+# Before Keras 3.15 its files leave out what is in a list or tuple within another.
+NESTED_LISTS_ARE_SAVED = tuple(map(int, keras.__version__.split(".")[:2])) >= (3, 15)
 
 if BACKEND == "tensorflow":
     import tensorflow as tf

@@ -80,6 +80,11 @@ def test_layers_are_built_from_the_start():
     Composite(*(layer for layer in layers if layer.built)).build((None, 4))
 
 
+def test_a_state_is_made_again_from_its_config():
+    state = RandomState(2**32 - 1, 0.25)
+    np.testing.assert_array_equal(RandomState.from_config(state.get_config()).read(), state.read())
+
+
 def test_given_a_seed_a_layer_takes_no_random_number():
     before = python_random.getstate()
     for row in ROWS:

@@ -1,4 +1,4 @@
-"""PyTorch's transforms of functions, around a layer that draws."""
+"""PyTorch's transforms of functions around a layer that draws, and of the layer as a module."""
 
 import keras
 import numpy as np
@@ -96,3 +96,10 @@ def test_a_state_that_is_no_input_may_be_counted():
     layer = keras.Sequential([ROWS[0].make(0.5)])
     torch.func.grad(lambda x: layer(x, training=True).sum())(torch.ones(2, 3))
     assert layer.layers[0]._random_state.read()[1] == 1
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_layer_is_a_module_that_can_be_moved(row):
+    layer = row.make(0.5)
+    multiplier(layer, row.shape)
+    assert layer.to("cpu") is layer

@@ -3,12 +3,14 @@
 import contextlib
 import contextvars
 import functools
+import inspect
 import threading
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dropouts.keras_internals import AUGMENTATION, all_layers, seed_generators, training_kept, untracked
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
 from keras_dropouts.random.backend import WORD, global_generator
@@ -19,8 +21,8 @@ from keras_dropouts.random.state import RandomState
 from keras_dropouts.random.threefry import threefry2x32
 from keras_dropouts.surgery import inputs_like
 
-# They draw in training too, but drop nothing. Keras has no public name for the base of its augmentation layers.
-NO_DROPOUT = (keras.layers.GaussianNoise, keras.layers.Rescaling.__base__)
+# They draw in training too, but drop nothing.
+NO_DROPOUT = (keras.layers.GaussianNoise, AUGMENTATION)
 ACTIVE_IN_TRAINING = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization, *NO_DROPOUT)
 FOREIGN = (keras.layers.JaxLayer, keras.layers.TFSMLayer, keras.layers.TorchModuleWrapper)
 # What calls a model for its user. A model that overrides it may prepare its inputs there, or change its outputs.
@@ -111,7 +113,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
     def __init__(self, layer, seed=None, **kwargs):
         # The model casts its inputs itself.
         super().__init__(layer, seed=seed, **{"dtype": "float32", "autocast": False, **kwargs})
-        parts = layer._flatten_layers()
+        parts = all_layers(layer)
         foreign = [part for part in parts if isinstance(part, FOREIGN)]
         if foreign:
             raise ValueError(
@@ -123,7 +125,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
         served |= {part.layer for part in parts if isinstance(part, LayerWrapper)}
         # Not lists, whose layers Keras would save a second time.
         self._dropouts = frozenset(part for part in parts if part not in served and _drops(part))
-        drawing = (part for part in parts if part not in served and part._seed_generators)
+        drawing = (part for part in parts if part not in served and seed_generators(part))
         self._drawing = self._dropouts.union(drawing)
         if not self._dropouts:
             raise ValueError(
@@ -131,7 +133,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
                 f"Received: model={layer!r}"
             )
         for part in self._dropouts:
-            others = [other for other in part._flatten_layers() if isinstance(other, ACTIVE_IN_TRAINING)]
+            others = [other for other in all_layers(part) if isinstance(other, ACTIVE_IN_TRAINING)]
             if others:
                 raise ValueError(
                     f"`model` must not have dropout in a layer that also calls, with the same `training`, what must "
@@ -142,7 +144,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
     @uncompiled
     def call(self, inputs):
         run = _Run(self._next_state())
-        with _training_of(self), global_generator(run.words), _asking(self._drawing):
+        with training_kept(self), global_generator(run.words), _asking(self._drawing):
             token = _RUN.set(run)
             try:
                 outputs = self.layer(inputs, training=False)
@@ -181,12 +183,12 @@ class _Run:
         self.called.add(layer)
         if _drops(layer):
             kwargs["training"] = True
-        generators = [generator for part in layer._flatten_layers() for generator in part._seed_generators]
+        generators = [generator for part in all_layers(layer) for generator in seed_generators(part)]
         values = [(v, v.value) for v in layer.variables]
         states = outside(lambda: [self._state_for(generator) for generator in generators])
         values += [(generator.state, state) for generator, state in zip(generators, states, strict=True)]
         # What the layer does to its states ends with the scope.
-        with keras.StatelessScope(values), _training_of(layer):
+        with keras.StatelessScope(values), training_kept(layer):
             return plain(*args, **kwargs)
 
     def _state_for(self, generator):
@@ -209,7 +211,7 @@ class _Ask:
     """Stands in for the `call` of a layer while there are runs: asks which one it is part of, if any."""
 
     def __init__(self, layer):
-        self.layer, self.plain, self.own, self.runs = layer, layer.call, "call" in vars(layer), 0
+        self.layer, self.plain, self.own, self.runs = layer, layer.call, "call" in untracked(layer), 0
         functools.update_wrapper(self, self.plain)
 
     def __call__(self, *args, **kwargs):
@@ -222,33 +224,21 @@ def _asking(layers):
     """Within, the layers' `call` asks which run it is part of. Runs may be nested, and in several threads at once."""
     with _LOCK:
         for layer in layers:
-            ask = vars(layer).get("call")
+            ask = untracked(layer).get("call")
             if not isinstance(ask, _Ask):
-                # Past Keras, which tracks what is set.
-                ask = vars(layer)["call"] = _Ask(layer)
+                ask = untracked(layer)["call"] = _Ask(layer)
             ask.runs += 1
     try:
         yield
     finally:
         with _LOCK:
             for layer in layers:
-                ask = vars(layer)["call"]
+                ask = untracked(layer)["call"]
                 ask.runs -= 1
                 if not ask.runs and ask.own:
-                    vars(layer)["call"] = ask.plain
+                    untracked(layer)["call"] = ask.plain
                 elif not ask.runs:
-                    del vars(layer)["call"]
-
-
-@contextlib.contextmanager
-def _training_of(layer):
-    """What the layers within are told of `training` is not passed on to those that are called after."""
-    context = layer._get_call_context()
-    before = context.get_value("training")
-    try:
-        yield
-    finally:
-        context.set_value("training", before)
+                    del untracked(layer)["call"]
 
 
 def _drops(layer):
@@ -256,15 +246,16 @@ def _drops(layer):
     if isinstance(layer, keras.layers.RNN) or hasattr(layer, "recurrent_dropout"):
         cells = [cell for cell in (layer, *_cells(layer)) if hasattr(cell, "recurrent_dropout")]
         return any(cell.dropout or cell.recurrent_dropout for cell in cells)
-    return _takes_training(layer) and bool(layer._seed_generators) and not isinstance(layer, NO_DROPOUT)
+    return _takes_training(layer) and bool(seed_generators(layer)) and not isinstance(layer, NO_DROPOUT)
 
 
 def _cells(layer):
-    parts = layer._flatten_layers(include_self=False)
     return [
-        part for part in parts if hasattr(part, "recurrent_dropout") or isinstance(part, keras.layers.StackedRNNCells)
+        part
+        for part in all_layers(layer)[1:]
+        if hasattr(part, "recurrent_dropout") or isinstance(part, keras.layers.StackedRNNCells)
     ]
 
 
 def _takes_training(layer):
-    return "training" in layer.call_signature_parameters
+    return "training" in inspect.signature(type(layer).call).parameters

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dropouts.inference.always_on import PREDICTING, AlwaysOn, check_model
+from keras_dropouts.keras_internals import all_layers, has_value
 from keras_dropouts.layers.arguments import checked_count, checked_seed
 from keras_dropouts.random.multiply import work_dtype
 
@@ -97,7 +98,7 @@ def _give_back(model, values):
     callback.set_model(model)
     # To be asked for its model, it fetches the values that the last batch left, if there was one.
     for v in callback.model.variables:
-        if v._value is None:
+        if not has_value(v):
             v.assign(values[id(v)])
 
 
@@ -178,7 +179,7 @@ class _Sampler(keras.Model):
         self.built = layer.built = True
         if not layer.layer.jit_compile:
             self.jit_compile = False
-        self.digits = min(map(_digits, layer._flatten_layers()))
+        self.digits = min(map(_digits, all_layers(layer)))
 
     def call(self, inputs):
         state = self.layer._random_state.state

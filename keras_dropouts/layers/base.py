@@ -10,6 +10,7 @@ from keras import ops, tree
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
+from keras_dropouts.keras_internals import build_now, has_value
 from keras_dropouts.layers.arguments import Rate, checked_inputs, checked_rate, checked_seed, checked_state
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.bits import BITS_VERSION
@@ -39,7 +40,7 @@ class SeededLayer(keras.layers.Layer):
         self._random_state = RandomState(self._seed, rate)
         self.supports_masking = True
         # As Keras's own dropout is from the start, where no subclass has a `build`.
-        self._build_at_init()
+        build_now(self)
 
     @property
     def seed(self) -> int | None:
@@ -80,7 +81,7 @@ class SeededLayer(keras.layers.Layer):
         return {**super().get_config(), "seed": self.seed}
 
     def _fetched_state(self):
-        if self._random_state.state._value is None:
+        if not has_value(self._random_state.state):
             raise RuntimeError(
                 f"On JAX the state of the layers is with `fit` during an epoch. A callback fetches it by reading "
                 f"`self.model`, as in `self.model.get_layer({self.name!r})`, each time anew."

@@ -117,19 +117,19 @@ class DropConnect(KernelWrapper, RandomLayer):
             kernel = random.multiply_where(ops.reshape(keep[:size], kernel.shape), 1.0, kernel)
             if bias is not None:
                 bias = random.multiply_where(ops.reshape(keep[size:], bias.shape), 1.0, bias)
-            outputs = self._apply(inputs, kernel, bias)
+            outputs = self._product(inputs, kernel, bias)
         return self._activation(outputs)
 
     def inference_call(self, inputs, kernel, bias):
         keep = random.keep_probability(self._next_rate())
-        mean = multiply(self._apply(inputs, kernel, bias), keep)
+        mean = multiply(self._product(inputs, kernel, bias), keep)
         activation = self.layer.activation
         if activation in (None, keras.activations.linear):
             return mean
         # Squares overflow in narrow types.
         dtype = work_dtype(inputs)
         squares = [None if x is None else ops.square(ops.cast(x, dtype)) for x in (inputs, kernel, bias)]
-        variance = ops.cast(keep * (1 - keep), dtype) * self._apply(*squares)
+        variance = ops.cast(keep * (1 - keep), dtype) * self._product(*squares)
         spread = variance > 0
         # The root has no gradient at 0.
         smeared = _mean_of(activation, ops.cast(mean, dtype), ops.sqrt(ops.where(spread, variance, 1)))

@@ -1,6 +1,7 @@
 import keras
 from keras import layers, ops
 
+from keras_dropouts.keras_internals import kernel_attribute, twin
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
 
 LAYERS = (
@@ -53,12 +54,12 @@ class KernelWrapper(LayerWrapper):
                 f"Received: layer={self.layer!r} with quantization_mode={mode!r}"
             )
         # Each mode stores its numbers in another way; in all of them the kernel is the answer to unit vectors.
-        return self._twin(bias=None)(ops.eye(self.layer.input_spec.axes[-1], dtype=self.compute_dtype)), bias
+        return self._linear(bias=None)(ops.eye(self.layer.input_spec.axes[-1], dtype=self.compute_dtype)), bias
 
     def _activation(self, inputs):
         return inputs if self.layer.activation is None else self.layer.activation(inputs)
 
-    def _apply(self, inputs, kernel, bias):
+    def _product(self, inputs, kernel, bias):
         """Returns `inputs * kernel + bias`, in the type of the inputs; without the activation.
 
         Args:
@@ -66,17 +67,13 @@ class KernelWrapper(LayerWrapper):
             kernel, bias: Tensors that take the places of its own; `bias` is `None` where it has none.
         """
         kernel, bias = (None if x is None else ops.cast(x, inputs.dtype) for x in (kernel, bias))
-        name = "_kernel" if isinstance(getattr(type(self.layer), "kernel", None), property) else "kernel"
-        twin = self._twin(**{name: kernel}, bias=bias, lora_enabled=False)
-        twin.dtype_policy = keras.backend.standardize_dtype(inputs.dtype)
-        return twin(inputs)
+        layer = self._linear(**{kernel_attribute(self.layer): kernel}, bias=bias, lora_enabled=False)
+        layer.dtype_policy = keras.backend.standardize_dtype(inputs.dtype)
+        return layer(inputs)
 
-    def _twin(self, **attributes):
-        """A layer that shares all but these; setting the activation aside on the layer itself would show."""
-        twin = object.__new__(type(self.layer))
-        linear = {"activation": keras.activations.linear, "activity_regularizer": None}
-        vars(twin).update({**vars(self.layer), **linear, **attributes})
-        return twin
+    def _linear(self, **attributes):
+        """A layer that shares all but these and the activation; to set that aside on the layer itself would show."""
+        return twin(self.layer, activation=keras.activations.linear, activity_regularizer=None, **attributes)
 
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)

@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras.layers import GRUCell, LSTMCell, SimpleRNNCell
 
 from keras_dropouts import random
+from keras_dropouts.keras_internals import twin
 from keras_dropouts.layers.arguments import Rate
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
@@ -137,9 +138,8 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         if initial_state is None and self.stateful:
             # As tensors: on TensorFlow the loop would begin with the variables themselves.
             initial_state = tree.map_structure(lambda state: ops.copy(state.value), self.layer.states)
-        # A twin that shares everything but the cell. RNN itself knows no other loop; LSTM and GRU may take cuDNN's.
-        loop = object.__new__(keras.layers.RNN)
-        vars(loop).update(vars(self.layer), cell=_StandIn(cell, step, self.compute_dtype))
+        # RNN itself knows no other loop; LSTM and GRU may take cuDNN's.
+        loop = twin(self.layer, keras.layers.RNN, cell=_StandIn(cell, step, self.compute_dtype))
         outputs = keras.layers.RNN.call(loop, sequences, initial_state=initial_state, mask=mask)
         return self._in_own_type(outputs)
 

@@ -87,9 +87,9 @@ class Standout(KernelWrapper, SeededLayer):
     def _outputs_and_probability(self, inputs):
         kernel, bias = self._weights()
         no_bias = None if bias is None else ops.zeros_like(bias)
-        linear = self._apply(inputs, kernel, no_bias)
+        linear = self._product(inputs, kernel, no_bias)
         if self.beta_mode == "weights":
-            logits = self._apply(inputs, self.alpha * kernel + self.beta, no_bias)
+            logits = self._product(inputs, self.alpha * kernel + self.beta, no_bias)
         else:
             logits = self.alpha * ops.cast(linear, work_dtype(linear)) + self.beta
         probability = ops.sigmoid(ops.stop_gradient(ops.cast(logits, work_dtype(logits))))

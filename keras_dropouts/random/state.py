@@ -30,7 +30,6 @@ class RandomState(keras.random.SeedGenerator):
         # Given one, Keras takes none from its own source.
         super().__init__(0)
         seed = new_seed() if seed is None else seed
-        self._initial_seed = seed
         words = self._as_state(np.array([seed, 0, 0, _float_bits(rate)], "uint32"))
         # By a function, which Keras calls later where a layer is made within the `build` of another.
         with keras.name_scope(self.name):
@@ -71,6 +70,10 @@ class RandomState(keras.random.SeedGenerator):
             if word is not None:
                 words[i] = word
         self.state.assign(self._as_state(words))
+
+    def get_config(self):
+        seed, _, _, rate = self.read()
+        return {"seed": int(seed), "rate": float(rate.view("float32"))}
 
     def _as_state(self, words):
         return words.view("int32") if self.state.dtype == "int32" else words.astype(self.state.dtype)
