@@ -20,11 +20,7 @@ from keras_dropouts.comparison import candidate as candidates
 from keras_dropouts.comparison import command, figure, progress
 from keras_dropouts.comparison import compare as comparing
 
-LAYERS = [
-    value
-    for value in vars(keras_dropouts).values()
-    if isinstance(value, type) and issubclass(value, keras.layers.Layer)
-]
+LAYERS = list(command.LAYERS.values())
 
 
 @functools.cache
@@ -450,7 +446,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
     # Pressed again and again, it waits until all is written.
     for name in ("finish", "_reload", "_write_results", "_pictures"):
         press_ctrl_c(monkeypatch, comparing._Comparison, name)
-    press_ctrl_c(monkeypatch, comparing, "_figure")
+    press_ctrl_c(monkeypatch, comparing, "figure_of")
     before = signal.getsignal(signal.SIGINT)
     # On a narrow terminal too the numbers are whole.
     monkeypatch.setenv("COLUMNS", "20")
@@ -466,7 +462,7 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys, moment):
 
 def test_ctrl_c_after_the_last_run_loses_nothing(tmp_path, monkeypatch, capsys):
     press_ctrl_c(monkeypatch, comparing._Comparison, "_reload")
-    press_ctrl_c(monkeypatch, comparing, "_figure")
+    press_ctrl_c(monkeypatch, comparing, "figure_of")
     press_ctrl_c(monkeypatch, command, "show")
     with pytest.raises(SystemExit) as exit:
         run_on_vectors(tmp_path, "--repeats", "1")

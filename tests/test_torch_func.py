@@ -101,5 +101,5 @@ def test_a_state_that_is_no_input_may_be_counted():
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_a_layer_is_a_module_that_can_be_moved(row):
     layer = row.make(0.5)
-    multiplier(layer, row.shape)
+    multiplier(row, layer)
     assert layer.to("cpu") is layer

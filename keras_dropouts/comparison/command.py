@@ -23,12 +23,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"python -m keras_dropouts compare: {message}\n")
 
 
+# All but the base of one's own.
+LAYERS = {
+    name: value
+    for name, value in vars(keras_dropouts).items()
+    if isinstance(value, type) and issubclass(value, keras.layers.Layer) and value is not keras_dropouts.RandomLayer
+}
+
+
 def main(argv=None):
-    layers = {
-        name: value
-        for name, value in vars(keras_dropouts).items()
-        if isinstance(value, type) and issubclass(value, keras.layers.Layer)
-    }
     parser = Parser(prog="python -m keras_dropouts", description=keras_dropouts.__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="compare")
     command = commands.add_parser(
@@ -47,7 +50,7 @@ def main(argv=None):
         "images (n, height, width[, channels]) or vectors (n, features), integer labels from 0 (default: %(default)s)",
     )
     command.add_argument(
-        "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(layers)} (default: all that fit)"
+        "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(LAYERS)} (default: all that fit)"
     )
     command.add_argument(
         "--rates",
@@ -71,11 +74,11 @@ def main(argv=None):
     )
     options = parser.parse_args(argv)
     for name in options.layers or ():
-        if name not in layers:
-            parser.error(f"no layer {name!r}: choose from {', '.join(layers)}")
+        if name not in LAYERS:
+            parser.error(f"no layer {name!r}: choose from {', '.join(LAYERS)}")
     chosen = [
         functools.partial(layer, **known) if known else layer
-        for name, layer in layers.items()
+        for name, layer in LAYERS.items()
         if not options.layers or name in options.layers
         for known in [{name: ARGUMENTS[name] for name in parameters_of(layer) if name in ARGUMENTS}]
     ]

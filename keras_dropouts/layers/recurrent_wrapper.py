@@ -98,7 +98,9 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         sizes, rates = self._all_draws(rate)
         samples, timesteps, features = ops.shape(sequences)
         noise = random.uniform(key, (samples, timesteps if self.every_step else 1, sum(sizes)))
-        keeps = [part < random.keep_probability(rate) for part, rate in zip(_split(noise, sizes), rates, strict=True)]
+        keeps = [
+            part > 1 - random.keep_probability(rate) for part, rate in zip(_split(noise, sizes), rates, strict=True)
+        ]
         scales = [random.keep_scale(rate) for rate in rates]
         if self.every_step:
             sequences = ops.concatenate([sequences, *(ops.cast(keep, sequences.dtype) for keep in keeps)], axis=-1)
