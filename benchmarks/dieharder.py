@@ -14,7 +14,6 @@ import sys
 import keras
 import numpy as np
 from keras import ops
-from moments import key
 
 from keras_dropouts import random
 
@@ -25,7 +24,7 @@ def numbers(key):
 
 
 def masks(key):
-    kept = ops.convert_to_numpy(random.keep_mask(key, (32, 2**18), ops.convert_to_tensor(0.5, "float32")))
+    kept = ops.convert_to_numpy(random.keep_mask(key, (32, 2**18), 0.5))
     return np.packbits(kept, bitorder="little").tobytes()
 
 
@@ -44,7 +43,7 @@ def main():
         try:
             # Sample after sample, call after call.
             for call in itertools.count():
-                dieharder.stdin.write(STREAMS[args.stream](key(args.seed, call)))
+                dieharder.stdin.write(STREAMS[args.stream](random.key(args.seed, call)))
         except BrokenPipeError:
             pass
         dieharder.wait()

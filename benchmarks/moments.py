@@ -18,8 +18,6 @@ from keras import ops
 from scipy import stats
 
 from keras_dropouts import random
-from keras_dropouts.random.backend import WORD
-from keras_dropouts.random.keys import key_of
 
 # The sizes of a tensor: 2**20 elements.
 SAMPLES, BLOCKS = 32, 4096
@@ -38,7 +36,7 @@ class Result(typing.NamedTuple):
         return f"p = {self.p:<8.2g} {self.what}: {self.found}"
 
 
-# How elements map to blocks: see `keras_dropouts.random`.
+# How elements map to blocks: see `keras_dropouts/random/bits.py`.
 
 WORDS = "aabbccdd"
 IN_NUMBERS = [f"{word}_{half}" for word, half in zip(WORDS, ("lo", "hi") * 4, strict=True)]
@@ -56,17 +54,12 @@ def blocks_of_mask(mask):
     return np.ascontiguousarray(mask.reshape(len(mask), 2, -1, 4).swapaxes(1, 2)).reshape(len(mask), -1, 8)
 
 
-def key(seed, call):
-    return key_of(ops.convert_to_tensor(np.array([seed, call, 0]), dtype=WORD))
-
-
 def drawn_numbers(seed, call):
-    return blocks_of_numbers(ops.convert_to_numpy(random.uniform(key(seed, call), (SAMPLES, 8 * BLOCKS))))
+    return blocks_of_numbers(ops.convert_to_numpy(random.uniform(random.key(seed, call), (SAMPLES, 8 * BLOCKS))))
 
 
 def drawn_mask(seed, call, rate):
-    rate = ops.convert_to_tensor(rate, "float32")
-    return blocks_of_mask(ops.convert_to_numpy(random.keep_mask(key(seed, call), (SAMPLES, 8 * BLOCKS), rate)))
+    return blocks_of_mask(ops.convert_to_numpy(random.keep_mask(random.key(seed, call), (SAMPLES, 8 * BLOCKS), rate)))
 
 
 def keys(numbers):

@@ -58,7 +58,7 @@ def test_masks_are_the_oracles(shape, rate):
 
 
 KERNELS = {
-    "_keep": [[np.array(threshold, "int32")] for threshold in (0, 1, 13107, 32768, 65535, 65536)],
+    "_keep": [[np.array(threshold, "int32")] for threshold in (-6554, 0, 1, 13107, 32768, 65535, 65536, 80000)],
     "_rare": [[np.array(probability, "float32")] for probability in (0, 1e-5, 1e-3, 0.3, 0.5, 1 - 2**-24, 1)],
     "_uniform": [[np.array(middle, "float32"), np.array(step, "float32")] for middle, step in ((0.1, 0.7), (1, 1e-6))],
     "_looked_up": [[np.random.default_rng(0).standard_normal(65536).astype("float32")]],
@@ -210,6 +210,25 @@ def test_bad_words_are_refused(word):
 def test_masks_are_boolean():
     with pytest.raises(ValueError, match=r"(?s)`keep` must be .*Received: keep"):
         random.multiply_where(ops.ones((2, 3)), 1.0, ops.ones((2, 3)))
+
+
+@pytest.mark.parametrize("minval, maxval", [(-3e38, 3e38), (2e38, 3e38), (-1e-30, 1e-30), (1e6, 1e6)])
+def test_uniforms_lie_between_any_bounds(minval, maxval):
+    x = ops.convert_to_numpy(random.uniform(key_of(1, 2), (3, 1000), minval, maxval))
+    assert np.float32(minval) <= x.min() and x.max() <= np.float32(maxval)
+    assert minval == maxval or abs((x / maxval).std() - (1 - minval / maxval) / 12**0.5) < 0.03
+    for bad in (1e39, np.inf, np.nan, True, "1", [0.0]):
+        with pytest.raises(ValueError, match=r"(?s)`maxval` must be .*Received: maxval="):
+            random.uniform(key_of(1, 2), (3, 2), 0.0, bad)
+
+
+def test_a_scale_has_no_axes():
+    class MaskAlone(kd.RandomLayer):
+        def keep_mask(self, inputs, key, rate):
+            return random.keep_mask(key, ops.shape(inputs), rate)
+
+    with pytest.raises(ValueError, match="`scale` must be a number"):
+        MaskAlone(0.5)(np.ones((2, 7), "float32"), training=True)
 
 
 def test_normals_are_normal():

@@ -1,5 +1,6 @@
 """What a layer remembers: where it is made, seeds and rates set late, and the files they go through."""
 
+import itertools
 import random as python_random
 
 import h5py
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backend import BACKEND, distributed, multiplier, train
+from backend import BACKEND, calls_on_two_devices, distributed, multiplier, train
 from catalog import ROWS, rows
 
 import keras_dropouts as kd
@@ -131,6 +132,25 @@ def test_a_weights_file_leaves_a_given_seed(tmp_path):
         model.load_weights(tmp_path / "it.weights.h5")
         states[seed] = model.get_layer("it")._random_state.read()[:2].tolist()
     assert states == {1: [1, 1], 2: [2, 1], None: [1, 1]}
+
+
+class TwoTensors(kd.RandomLayer):
+    """Draws two masks, the second by a key folded from the first's, and shows both."""
+
+    def training_call(self, inputs, key, rate):
+        masks = [random.keep_mask(k, keras.ops.shape(inputs), rate) for k in (key, random.fold_in(key, 1))]
+        return keras.ops.concatenate([keras.ops.cast(mask, inputs.dtype) for mask in masks], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], 2 * input_shape[1]
+
+
+def test_no_replica_draws_what_another_draws_second():
+    drawn = calls_on_two_devices(lambda: TwoTensors(0.5, seed=1), np.ones((4, 200), "float32"), calls=1)
+    tensors = [part for y in drawn for part in np.split(y, 2, axis=1)]
+    assert len(tensors) == 4
+    for one, other in itertools.combinations(tensors, 2):
+        assert 0.3 < (one != other).mean() < 0.7
 
 
 @pytest.mark.parametrize("version", [None, 1, BITS_VERSION + 1])

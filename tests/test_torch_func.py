@@ -11,6 +11,8 @@ if BACKEND != "torch":
 
 import torch
 
+from keras_dropouts import random
+
 # What the input decides is drawn with it.
 product = rows(product=True, by_value=False)
 
@@ -103,3 +105,10 @@ def test_a_layer_is_a_module_that_can_be_moved(row):
     layer = row.make(0.5)
     multiplier(row, layer)
     assert layer.to("cpu") is layer
+
+
+def test_a_selection_has_a_forward_derivative_where_gradients_are_off():
+    keep = torch.tensor([True, False, True])
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(lambda x: random.multiply_where(keep, 2.0, x), (torch.ones(3),), (torch.ones(3),))
+    assert tangent.tolist() == [2, 0, 2]

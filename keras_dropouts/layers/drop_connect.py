@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import Rate
+from keras_dropouts.layers.arguments import Rate, checked_flag
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 from keras_dropouts.random.keys import from_sample
@@ -98,9 +98,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         **kwargs: Any,
     ):
         super().__init__(layer, rate=rate, seed=seed, **kwargs)
-        if not isinstance(per_example, bool):
-            raise ValueError(f"`per_example` must be True or False. Received: per_example={per_example!r}")
-        self.per_example = per_example
+        self.per_example = checked_flag("per_example", per_example)
 
     def call(self, inputs, training=False):
         inputs = ops.cast(inputs, self.compute_dtype)

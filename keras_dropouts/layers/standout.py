@@ -81,7 +81,7 @@ class Standout(KernelWrapper, SeededLayer):
         if not self._trains(training):
             return multiply(outputs, probability)
         key = key_of(self._next_state())
-        keep = random.uniform(key, ops.shape(outputs)) < probability
+        keep = ops.less(random.uniform(key, ops.shape(outputs)), probability)
         return random.multiply_where(keep, 1.0, outputs)
 
     def _outputs_and_probability(self, inputs):

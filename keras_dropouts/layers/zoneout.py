@@ -99,5 +99,5 @@ def _zoned(update, new, before):
     """The new state where `update`, a mask, or the mean over such masks, where it is the probability of a 1."""
     if keras.backend.standardize_dtype(update.dtype) == "bool":
         return ops.where(update, new, before)
-    wide = [ops.cast(state, work_dtype(new)) for state in (new, before)]
-    return ops.cast(update * wide[0] + (1 - update) * wide[1], new.dtype)
+    update, after, before = (ops.cast(x, work_dtype(new)) for x in (update, new, before))
+    return ops.cast(update * after + (1 - update) * before, new.dtype)

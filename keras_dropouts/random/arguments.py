@@ -2,7 +2,6 @@
 hundred nanoseconds, and asks tensors nothing but their type and their shape.
 """
 
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -17,6 +16,7 @@ Tensor: TypeAlias = Any
 Shape: TypeAlias = Sequence[int | Tensor]
 
 KEY, FLOAT32 = getattr(xp, WORD), xp.float32
+LARGEST = float(np.finfo("float32").max)
 
 
 def checked_key(key):
@@ -61,14 +61,16 @@ def checked_probability(name, probability):
     return keras.ops.convert_to_tensor(probability, "float32")
 
 
-def checked_number(name, number):
-    """Returns a finite number, or a tensor without axes, as a float32 tensor."""
+def checked_scalar(name, number):
+    """Returns a finite number of float32's range, or a tensor without axes, as a float32 tensor."""
     if isinstance(number, (int, float, np.number)):
-        right = not isinstance(number, bool) and -math.inf < number < math.inf
+        right = not isinstance(number, bool) and abs(number) <= LARGEST
     else:
         right = getattr(number, "ndim", None) == 0
     if not right:
-        raise ValueError(f"`{name}` must be a finite number, or a tensor without axes. Received: {name}={number!r}")
+        raise ValueError(
+            f"`{name}` must be a number that float32 holds, or a tensor without axes. Received: {name}={number!r}"
+        )
     return keras.ops.convert_to_tensor(number, "float32")
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dropouts.random.arguments import Shape, Tensor, checked_number, checked_probability, checked_shape
+from keras_dropouts.random.arguments import Shape, Tensor, checked_probability, checked_scalar, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
 from keras_dropouts.random.compilation import fused, kernel, run
 from keras_dropouts.random.threefry import threefry2x32
@@ -65,7 +65,7 @@ def _keep(key, threshold, samples, blocks):
     draws, bound = _words(key, samples, blocks), threshold - 32768
     if BACKEND == "torch":
         kept = torch.empty((samples, 2, blocks), dtype=torch.int32, device=key.device)
-        bound16 = bound.clamp(max=32767).to(torch.int16)
+        bound16 = bound.clamp(-32768, 32767).to(torch.int16)
         for word in draws:
             _halves(word).ge_(bound16)
         for i in range(2):
@@ -297,7 +297,7 @@ def _booleans(words):
 def uniform(key: Tensor, shape: Shape, minval: float | Tensor = 0.0, maxval: float | Tensor = 1.0) -> Tensor:
     """Draws float32 numbers, each one of 65536 equally likely and equally spaced values between two bounds.
 
-    The values are the middles of as many intervals, so that neither bound is among them but for rounding.
+    The values are the middles of as many intervals: but for rounding, neither bound is among them.
 
     Args:
         key: What `key` or `fold_in` returned, or what a hook of a `RandomLayer` is given. A key serves one tensor.
@@ -319,10 +319,11 @@ def uniform(key: Tensor, shape: Shape, minval: float | Tensor = 0.0, maxval: flo
     >>> bool((abs(x) < 1).all())
     True
     """
-    minval, maxval = checked_number("minval", minval), checked_number("maxval", maxval)
-    step = (maxval - minval) / 65536
+    minval, maxval = checked_scalar("minval", minval), checked_scalar("maxval", maxval)
+    # In parts, for bounds whose difference or sum would overflow.
+    step = maxval / 65536 - minval / 65536
     # A draw of -1 or 0 is next to the middle.
-    middle = (minval + maxval) / 2 + step / 2
+    middle = (minval / 2 + maxval / 2) + step / 2
     return _filled(lambda samples, blocks: run(_uniform, key, samples, blocks, middle, step), shape)
 
 
@@ -349,7 +350,7 @@ def normal(key: Tensor, shape: Shape, mean: float | Tensor = 0.0, stddev: float 
     >>> bool((abs(x) < 8.7).all())
     True
     """
-    mean, stddev = checked_number("mean", mean), checked_number("stddev", stddev)
+    mean, stddev = checked_scalar("mean", mean), checked_scalar("stddev", stddev)
     table = _scaled_normals(stddev, mean)
     return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
 

@@ -51,8 +51,8 @@ def key_of(state):
     if replica is None:
         return key
     if BACKEND == "torch":
-        return fold_in(key, replica) if replica else key
-    return xp.where(replica == 0, key, fold_in(key, replica))
+        return _folded(key, replica, REPLICAS) if replica else key
+    return xp.where(replica == 0, key, _folded(key, replica, REPLICAS))
 
 
 def fold_in(key: Tensor, index: int | Tensor) -> Tensor:
@@ -78,15 +78,22 @@ def fold_in(key: Tensor, index: int | Tensor) -> Tensor:
     >>> bool(keras.ops.any(keras.ops.equal(one, other)))
     False
     """
-    checked_key(key)
-    # A place where no layer draws: of a sample that no batch has.
-    words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, 2**32 - 1)), 13)
+    return _folded(checked_key(key), index, INDICES)
+
+
+# Places where no layer draws, of samples that no batch has: a replica's key is not what its caller takes for another.
+INDICES, REPLICAS = 2**32 - 1, 2**32 - 2
+
+
+def _folded(key, index, place):
+    words = threefry2x32((key[0], key[1]), (_word(key, index), _word(key, place)), 13)
     return xp.concat([*words, key[2:]], axis=0)
 
 
 def _word(key, index):
     """The index as one word, where the key is."""
-    if getattr(index, "ndim", None) is None:
+    integer = hasattr(index, "dtype") and keras.backend.is_int_dtype(keras.backend.standardize_dtype(index.dtype))
+    if not integer or index.ndim:
         index = checked_word("index", index)
         if BACKEND == "torch":
             # The signed integer of the same bits.

@@ -23,7 +23,7 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
         A tensor of the shape and the type of `inputs`.
 
     Raises:
-        ValueError: Where `keep` is not boolean.
+        ValueError: Where `keep` is not boolean, or `scale` has axes.
 
     Example:
 
@@ -35,6 +35,8 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
     """
     if keep.dtype != xp.bool:
         raise ValueError(f"`keep` must be a boolean tensor. Received: keep of dtype {keep.dtype}")
+    if getattr(scale, "ndim", 0):
+        raise ValueError(f"`scale` must be a number, or a tensor without axes. Received: scale={scale!r}")
     if BACKEND == "torch":
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if not _may_write(inputs) or torch.compiler.is_compiling():
@@ -50,9 +52,13 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
 
 def _may_write(inputs):
     """Whether PyTorch, where this is among the operands, may write a result over another operand."""
+    if torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling():
+        return True
     # Batched is what comes back through `torch.autograd.grad(..., is_grads_batched=True)`.
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return not torch.is_grad_enabled() and (torch.compiler.is_compiling() or not batched(inputs))
+    transformed = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(inputs)
+    return not transformed and torch.autograd.forward_ad._current_level < 0
 
 
 @fused

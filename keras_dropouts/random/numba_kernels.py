@@ -1,7 +1,7 @@
-"""The kernels of `random` as loops over the elements, which Numba compiles, for PyTorch on a CPU.
+"""The kernels of `bits.py` as loops over the elements, which Numba compiles, for PyTorch on a CPU.
 
 PyTorch by itself runs the generator one operation after the other, each a pass over memory: some eighty for a mask. The
-functions here take and give what their namesakes in `random` do.
+functions here take and give what those do.
 """
 
 import numba
