@@ -19,6 +19,19 @@ elif BACKEND == "jax":
 else:
     import torch
 
+    # By the type of a device: the module whose functions take the place there of their namesakes.
+    LOOPS = {}
+    with contextlib.suppress(ImportError):
+        from keras_dropouts.random import numba_kernels
+
+        LOOPS["cpu"] = numba_kernels
+    # The name of AMD's GPUs, too.
+    if torch.cuda.is_available():
+        with contextlib.suppress(ImportError):
+            from keras_dropouts.random import triton_kernels
+
+            LOOPS["cuda"] = triton_kernels
+
 
 def compiled(function):
     """Decorates a function of tensors, and then sizes, that should run as one loop.
@@ -51,54 +64,66 @@ def compiled(function):
     return call
 
 
-def kernel(loop=None):
+def kernel(function):
     """Decorates a function that draws: of a key, further tensors, the number of samples and the number of blocks.
 
-    TensorFlow and JAX: `compiled`. PyTorch: on a CPU `loop` takes its place, unless that is `None`. Either is one
-    operation to `torch.compile`, which would compile the generator for half a minute.
-
-    Args:
-        loop: A function that takes and gives the same on a CPU.
+    TensorFlow and JAX: `compiled`. PyTorch: on the devices that have a loop of its name, that takes its place. Either
+    is one operation to `torch.compile`, which would compile the generator for half a minute.
     """
-    return compiled if BACKEND != "torch" else functools.partial(_operation, loop)
+    return operation(function) if BACKEND == "torch" else compiled(function)
 
 
 if BACKEND == "torch":
 
-    def _operation(loop, function):
-        def run(key, *args):
+    def operation(function, like=None):
+        """Makes a function of tensors and numbers one operation of PyTorch, whose place a loop of its name may take.
+
+        Args:
+            function: The function.
+            like: Given its arguments, returns a tensor like its result. `None`: the function itself does, on no device.
+        """
+        name, parameters = function.__name__.strip("_"), inspect.signature(function).parameters
+
+        def run(*args):
             if torch._C._are_functorch_transforms_active():
                 _refuse_vmap()
-            if loop and key.device.type == "cpu" and type(key) is torch.Tensor:
-                return loop(key, *args)
-            if not _is_right_on(key.device, function):
-                return run(*_on("cpu", key, *args)).to(key.device)
-            return function(key, *args)
+            device = args[0].device
+            loop = loop_on(device, function)
+            if loop and type(args[0]) is torch.Tensor and _is_right_on(device, loop, function):
+                return loop(*args)
+            if not _is_right_on(device, function, function):
+                return function(*_on("cpu", *args)).to(device)
+            return function(*args)
 
-        *tensors, samples, blocks = inspect.signature(function).parameters
-        schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
-        name = f"keras_dropouts::{function.__name__.strip('_')}"
-        operation = torch.library.custom_op(name, run, mutates_args=(), schema=schema)
+        schema = ", ".join(f"{TYPES.get(name, 'Tensor')} {name}" for name in parameters)
+        one = torch.library.custom_op(f"keras_dropouts::{name}", run, mutates_args=(), schema=f"({schema}) -> Tensor")
 
-        @operation.register_fake
-        def like(key, *args):
-            return torch.empty_like(function(*_on("meta", key, *args)), device=key.device)
+        @one.register_fake
+        def fake(*args):
+            return torch.empty_like((like or function)(*_on("meta", *args)), device=args[0].device)
 
         @functools.wraps(function)
         def call(*args):
-            return (operation if torch.compiler.is_compiling() else run)(*args)
+            return (one if torch.compiler.is_compiling() else run)(*args)
 
         return call
 
+    TYPES = {"samples": "SymInt", "blocks": "SymInt", "rescale": "bool"}
     # Where the suite has run, and where there is nothing to run.
     TRIED = ("cpu", "cuda", "meta")
 
+    def loop_on(device, function):
+        """The loop that may take the place of a function on a device, or `None`."""
+        return getattr(LOOPS.get(device.type), function.__name__.strip("_"), None)
+
     @functools.cache
-    def _is_right_on(device, kernel):
-        """Whether a kernel draws on a device what it draws on a CPU, asked at its first use on a new kind of device."""
-        if device.type in TRIED:
+    def _is_right_on(device, drawing, function):
+        """Whether a function, or its loop, draws on a device what the function draws on a CPU, asked at its first use.
+
+        Not where the suite has run, and has compared the loops with the functions: for loops, on CPUs alone.
+        """
+        if device.type in (TRIED if drawing is function else TRIED[:1]):
             return True
-        *tensors, _, _ = inspect.signature(kernel).parameters
         known = {
             "key": torch.tensor([5, 7, 3], dtype=torch.int32),
             "threshold": torch.tensor(19661, dtype=torch.int32),
@@ -106,11 +131,19 @@ if BACKEND == "torch":
             "table": torch.arange(65536.0),
             "middle": torch.tensor(0.1),
             "step": torch.tensor(2**-16),
+            "samples": 3,
+            "blocks": 40,
+            "inputs": torch.linspace(-2, 3, 957).view(3, 319),
+            "rate": torch.tensor(0.3),
+            "rescale": True,
+            "stddev": torch.tensor(0.7),
+            "width": torch.tensor(0.3),
         }
-        args = [known[name] for name in tensors]
+        args = [known[name] for name in inspect.signature(function).parameters]
         try:
-            return torch.equal(kernel(*_on(device, *args), 3, 40).cpu(), kernel(*args, 3, 40))
-        except (NotImplementedError, RuntimeError, TypeError):
+            return torch.equal(drawing(*_on(device, *args)).cpu(), function(*args))
+        # Compilers and drivers raise many kinds.
+        except Exception:
             return False
 
     def _refuse_vmap():
