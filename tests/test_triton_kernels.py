@@ -215,19 +215,21 @@ def test_kernels_compile_without_spills(name, tmp_path, monkeypatch):
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel = getattr(loaded(), name)
+    module = loaded()
+    kernel = getattr(module, name)
     names, constants = kernel.arg_names, {"WIDTH": 256, "RESCALE": True}
     for dtype in ("fp32", "bf16") if "inputs" in names else ("u8" if name == "_rare" else "fp32",):
         pointers = {**POINTERS, **dict.fromkeys(("inputs", "product", "drawn"), f"*{dtype}")}
         sizes = dict.fromkeys(("size", "samples", "blocks", "across"), "i32")
         constexprs = {n: "constexpr" for n in constants}
         signature = {n: {**constexprs, **sizes, **pointers}.get(n, "*fp32") for n in names}
-        # As of allocated memory, and of sizes that many tensors have.
-        even = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in (*constants, "across")}
+        # As they are for many tensors.
+        any_number = {*constants, "samples", "across"}
+        even = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in any_number}
         values = {(i,): constants[n] for i, n in enumerate(names) if n in constants}
         source = triton.compiler.ASTSource(kernel, signature, values, even)
         for target in TARGETS:
-            compiled = triton.compile(source, target=GPUTarget(*target), options={"enable_fp_fusion": False})
+            compiled = triton.compile(source, target=GPUTarget(*target), options=module.OPTIONS)
             if target[0] == "hip":
                 program = compiled.asm["amdgcn"]
                 kept = re.findall(r"\.(?:\w+_spill_count|private_segment_fixed_size): +(\d+)", program)

@@ -12,8 +12,10 @@ import triton.language as tl
 
 from keras_dropouts.random.normals import normals_on
 
-# Blocks: 2 for each of the 128 threads of a program, whose 8 draws are 16 bytes of the narrowest type in a row.
+# The blocks of a program: two for each of its threads on CUDA, one on ROCm.
 TILE = tl.constexpr(256)
+# A product and a sum, rounded once, would be another number than elsewhere.
+OPTIONS = {"enable_fp_fusion": False}
 
 
 def keep(key, threshold, samples, blocks):
@@ -63,9 +65,9 @@ def _launched(kernel, result, samples, blocks, key, *args, **options):
     if programs:
         # Triton launches on the current GPU, which need not be that of its arguments.
         with torch.cuda.device(key.device) if key.is_cuda else contextlib.nullcontext():
-            # A sum of a product, rounded once, would be another number than elsewhere.
-            options |= {"WIDTH": width, "enable_fp_fusion": False}
-            kernel[(programs,)](result, key.contiguous(), *args, samples, blocks, across, **options)
+            kernel[(programs,)](
+                result, key.contiguous(), *args, samples, blocks, across, WIDTH=width, **options, **OPTIONS
+            )
     return result
 
 
@@ -90,8 +92,7 @@ def _block(key, sample, block):
     key1 = tl.load(key + 1).to(tl.uint32, bitcast=True)
     first = tl.load(key + 2).to(tl.uint32, bitcast=True)
     key2 = key0 ^ key1 ^ 0x1BD11BDA
-    # Of the tile's shape from the start: what a loop or a branch changes must keep its shape.
-    x0, x1 = tl.broadcast(block.to(tl.uint32) + key0, sample.to(tl.uint32) + (first + key1))
+    x0, x1 = block.to(tl.uint32) + key0, sample.to(tl.uint32) + (first + key1)
     x0, x1 = _four_rounds(x0, x1, 13, 15, 26, 6)
     x0, x1 = _four_rounds(x0 + key1, x1 + (key2 + 1), 17, 29, 16, 24)
     x0, x1 = _four_rounds(x0 + key2, x1 + (key0 + 2), 13, 15, 26, 6)
@@ -150,7 +151,11 @@ def _bytes(even, odd, bound):
     return kept | (even >> 16 >= bound).to(tl.int32) << 16 | (odd >> 16 >= bound).to(tl.int32) << 24
 
 
-@triton.jit
+# Compiled for all numbers of samples at once.
+_kernel = triton.jit(do_not_specialize=["samples", "across"])
+
+
+@_kernel
 def _keep(kept, key, threshold, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     a, b, c, d = _block(key, sample, block)
@@ -161,7 +166,7 @@ def _keep(kept, key, threshold, samples, blocks, across, WIDTH: tl.constexpr):
     tl.store(place + blocks, _bytes(d, b, bound), there)
 
 
-@triton.jit
+@_kernel
 def _rare(drawn, key, probability, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     a, b, c, d = _block(key, sample, block)
@@ -174,7 +179,7 @@ def _rare(drawn, key, probability, samples, blocks, across, WIDTH: tl.constexpr)
     tl.store(drawn + sample * blocks + block, bits, (sample < samples) & (block < blocks))
 
 
-@triton.jit
+@_kernel
 def _uniform(drawn, key, middle, step, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     words = _block(key, sample, block)
@@ -184,7 +189,7 @@ def _uniform(drawn, key, middle, step, samples, blocks, across, WIDTH: tl.conste
         tl.store(drawn + place, _draws(words[i]) * step + middle, there)
 
 
-@triton.jit
+@_kernel
 def _looked_up(drawn, key, table, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     words = _block(key, sample, block)
@@ -193,7 +198,7 @@ def _looked_up(drawn, key, table, samples, blocks, across, WIDTH: tl.constexpr):
         tl.store(drawn + place, tl.load(table + (_draws(words[i]) & 0xFFFF)), there)
 
 
-@triton.jit
+@_kernel
 def _drop(product, key, rate, inputs, size, samples, blocks, across, RESCALE: tl.constexpr, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     a, b, c, d = _block(key, sample, block)
@@ -209,7 +214,7 @@ def _drop(product, key, rate, inputs, size, samples, blocks, across, RESCALE: tl
         tl.store(product + place, tl.where(kept, tl.load(inputs + place, there) * scale, 0.0), there)
 
 
-@triton.jit
+@_kernel
 def _times_uniform(product, key, width, inputs, size, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     words = _block(key, sample, block)
@@ -222,7 +227,7 @@ def _times_uniform(product, key, width, inputs, size, samples, blocks, across, W
         tl.store(product + place, tl.load(inputs + place, there) * noise, there)
 
 
-@triton.jit
+@_kernel
 def _times_normal(product, key, stddev, table, inputs, size, samples, blocks, across, WIDTH: tl.constexpr):
     sample, block = _places(across, WIDTH)
     words = _block(key, sample, block)
