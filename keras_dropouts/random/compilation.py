@@ -92,7 +92,7 @@ if BACKEND == "torch":
             if loop and type(args[0]) is torch.Tensor and _is_right_on(device, loop, function):
                 return loop(*args)
             if not _is_right_on(device, function, function):
-                return function(*_on("cpu", *args)).to(device)
+                return run(*_on("cpu", *args)).to(device)
             return function(*args)
 
         schema = ", ".join(f"{TYPES.get(name, 'Tensor')} {name}" for name in parameters)

@@ -219,8 +219,9 @@ def _times_uniform(product, key, width, inputs, size, samples, blocks, across, W
     sample, block = _places(across, WIDTH)
     words = _block(key, sample, block)
     lower, upper = 1 - tl.load(width), 1 + tl.load(width)
-    step = (upper - lower) / 65536
-    middle = (lower + upper) / 2 + step / 2
+    # The last number is 2**-16. No division: that of Triton is not to the nearest number.
+    step = (upper - lower) * 1.52587890625e-05
+    middle = (lower + upper) * 0.5 + step * 0.5
     for i in tl.static_range(4):
         place, there = _elements(i, 2, sample, block, samples, blocks, size)
         noise = _draws(words[i]) * step + middle
