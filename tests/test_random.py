@@ -14,9 +14,6 @@ from keras_dropouts.random.backend import WORD
 from keras_dropouts.random.state import RandomState, rate_of
 from keras_dropouts.random.threefry import threefry2x32
 
-if BACKEND == "torch":
-    from keras_dropouts.random import numba_kernels
-
 # Random123's known answers for threefry2x32: counter, key, 13 rounds, 20 rounds.
 KNOWN = [
     ("00000000 00000000", "00000000 00000000", "9d1c5ec6 8bd50731", "6b200159 99ba4efe"),
@@ -73,9 +70,9 @@ KERNELS = {
 def test_compiled_kernels_give_what_their_operations_do(name, samples, blocks, monkeypatch):
     kernel, looped = getattr(bits, name), []
     if BACKEND == "torch":
-        loop = getattr(numba_kernels, name)
+        loop = getattr(bits.numba_kernels, name)
         assert loop.py_func, "no loop that Numba compiles"
-        monkeypatch.setattr(numba_kernels, name, lambda *args: looped.append(loop(*args)))
+        monkeypatch.setattr(bits.numba_kernels, name, lambda *args: looped.append(loop(*args)))
     calls = 0
     for key in (key_of(1, 2), key_of(2**31 + 5, 2**32 - 1, 2**32 - 1)):
         for tensors in KERNELS[name]:

@@ -3,7 +3,6 @@
 import importlib.util
 import re
 import subprocess
-import types
 
 import numpy as np
 import oracle
@@ -27,6 +26,7 @@ PRODUCTS = {
     "times_normal": [(0.5,), (0.0,)],
     "times_uniform": [(0.3,), (1.0,)],
 }
+DRAWING = [*(getattr(bits, name) for name in KERNELS), *(getattr(multiply, name) for name in PRODUCTS)]
 TYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 KEYS = [(1, 2, 0), (2**31 + 5, 2**32 - 1, 2**32 - 2)]
 
@@ -48,7 +48,7 @@ def interpreted():
 
 @pytest.fixture
 def in_use(interpreted, monkeypatch):
-    """The interpreted kernels in place of Numba's, and the names of those that were called."""
+    """What is for GPUs, interpreted, in place of Numba's loops, and the names of what was called."""
     called = []
 
     def noted(name):
@@ -58,8 +58,8 @@ def in_use(interpreted, monkeypatch):
 
         return call
 
-    loops = {name: noted(name) for name in ("keep", "rare", "uniform", "looked_up", *PRODUCTS)}
-    monkeypatch.setitem(compilation.LOOPS, "cpu", types.SimpleNamespace(**loops))
+    for function in DRAWING:
+        monkeypatch.setitem(function.loops, "cpu", noted(function.loops["cuda"].__name__))
     return called
 
 
@@ -84,6 +84,12 @@ def test_draws_are_the_oracles(interpreted):
     for key in KEYS:
         drawn = interpreted.uniform(key_of(*key), torch.tensor(0.0), torch.tensor(1.0), 3, 5)
         np.testing.assert_array_equal(drawn.view(3, 40), oracle.draws(*key[:2], (3, 40), key[2]))
+
+
+@pytest.mark.parametrize("function", DRAWING, ids=lambda function: function.__name__)
+def test_gpus_have_a_kernel_for_each_draw(function):
+    loop = function.loops["cuda"]
+    assert loop and loop is getattr(compilation.triton_kernels, function.__name__.strip("_"))
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -174,11 +180,9 @@ def test_other_layers_draw_by_the_kernels(in_use, monkeypatch):
     np.testing.assert_array_equal(drawn, to_numpy(Dropout(0.3, noise_shape=(None, 1, None), seed=1)(x, training=True)))
 
 
-@pytest.mark.parametrize("name", [*KERNELS, *PRODUCTS])
-def test_a_kernel_that_draws_otherwise_is_not_used(name, interpreted, monkeypatch):
-    function = getattr(bits if name in KERNELS else multiply, name).__wrapped__
-    loop, device = getattr(interpreted, name.strip("_")), torch.device("cpu")
-    monkeypatch.setattr(compilation, "TRIED", ("no device",))
+@pytest.mark.parametrize("function", DRAWING, ids=lambda function: function.__name__)
+def test_a_kernel_that_draws_otherwise_is_not_used(function, interpreted):
+    loop, device = getattr(interpreted, function.loops["cuda"].__name__), torch.device("cpu")
 
     def other(*args):
         drawn = loop(*args)
@@ -189,20 +193,29 @@ def test_a_kernel_that_draws_otherwise_is_not_used(name, interpreted, monkeypatc
         raise FileNotFoundError("no C compiler")
 
     right = compilation._is_right_on.__wrapped__
-    assert right(device, loop, function)
-    assert not right(device, other, function)
-    assert not right(device, broken, function)
+    assert right(device, function.__wrapped__, loop)
+    with pytest.warns(UserWarning, match="on cpu instead of the loop `other`.*: it does not draw what they draw"):
+        assert not right(device, function.__wrapped__, other)
+    with pytest.warns(UserWarning, match="on cpu instead of the loop `broken`.*: FileNotFoundError: no C compiler"):
+        assert not right(device, function.__wrapped__, broken)
 
 
 def test_without_a_kernel_that_is_right_the_operations_run(monkeypatch):
-    key, threshold = key_of(1, 2), torch.tensor(19661, dtype=torch.int32)
-    expected = bits._keep(key, threshold, 3, 5)
-    wrong = types.SimpleNamespace(keep=lambda *args: torch.zeros(()), drop=lambda inputs, *_: inputs)
-    monkeypatch.setitem(compilation.LOOPS, "cpu", wrong)
-    monkeypatch.setattr(compilation, "TRIED", ("no device",))
-    assert same(bits._keep(key, threshold, 3, 5), expected)
-    with torch.no_grad():
-        assert 0 in multiply.drop(torch.ones(100), key, torch.tensor(0.5), True)
+    def wrong(first, *args):
+        return torch.zeros_like(first)
+
+    key, threshold, x = key_of(1, 2), torch.tensor(19661, dtype=torch.int32), torch.ones(100)
+    rate = torch.tensor(0.5)
+    expected = bits._keep(key, threshold, 3, 5), multiply.drop(x, key, rate, True)
+    monkeypatch.setattr(compilation, "TRIED_LOOPS", ())
+    for function in (bits._keep, multiply.drop):
+        monkeypatch.setitem(function.loops, "cpu", wrong)
+    # Once for each of the two.
+    with torch.no_grad(), pytest.warns(UserWarning, match="instead of the loop `wrong`") as warned:
+        for _ in range(2):
+            assert same(bits._keep(key, threshold, 3, 5), expected[0])
+            assert same(multiply.drop(x, key, rate, True), expected[1])
+    assert len(warned) == 2
 
 
 POINTERS = {"key": "*i32", "threshold": "*i32", "kept": "*i32"}

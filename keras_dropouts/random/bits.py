@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_dropouts.random.arguments import Shape, Tensor, checked_number, checked_probability, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
-from keras_dropouts.random.compilation import fused, kernel, run
+from keras_dropouts.random.compilation import fused, kernel, numba_kernels, run, triton_kernels
 from keras_dropouts.random.normals import normals
 from keras_dropouts.random.threefry import threefry2x32
 
@@ -54,7 +54,7 @@ def _halves(words):
     return shift_right(shift_left(words[..., None], np.array([16, 0], "int32")), 16)
 
 
-@kernel
+@kernel(cpu=numba_kernels and numba_kernels.keep, cuda=triton_kernels and triton_kernels.keep)
 def _keep(key, threshold, samples, blocks):
     """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
     draws, bound = _words(key, samples, blocks), threshold - 32768
@@ -76,7 +76,7 @@ def _keep(key, threshold, samples, blocks):
     return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
 
 
-@kernel
+@kernel(cpu=numba_kernels and numba_kernels.rare, cuda=triton_kernels and triton_kernels.rare)
 def _rare(key, probability, samples, blocks):
     # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
     scaled = probability * 65536
@@ -92,7 +92,7 @@ def _rare(key, probability, samples, blocks):
     return (drawn | cast(probability >= 1, "uint8") * 15)[:, None]
 
 
-@kernel
+@kernel(cpu=numba_kernels and numba_kernels.uniform, cuda=triton_kernels and triton_kernels.uniform)
 def _uniform(key, middle, step, samples, blocks):
     """The draws times `step`, plus `middle`."""
     draws = _words(key, samples, blocks)
@@ -108,7 +108,7 @@ def _uniform(key, middle, step, samples, blocks):
     return uniform
 
 
-@kernel
+@kernel(cpu=numba_kernels and numba_kernels.looked_up, cuda=triton_kernels and triton_kernels.looked_up)
 def _looked_up(key, table, samples, blocks):
     """The entries of a table of 65536 at the bits of the draws."""
     draws = _words(key, samples, blocks)

@@ -6,10 +6,14 @@ import functools
 import inspect
 import math
 import platform
+import warnings
+from typing import Any
 
 from keras_dropouts.random.arguments import checked_key
 from keras_dropouts.random.backend import BACKEND
 
+numba_kernels: Any = None
+triton_kernels: Any = None
 if BACKEND == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled
@@ -19,18 +23,10 @@ elif BACKEND == "jax":
 else:
     import torch
 
-    # By the type of a device: the module whose functions take the place there of their namesakes.
-    LOOPS = {}
     with contextlib.suppress(ImportError):
-        from keras_dropouts.random import numba_kernels
-
-        LOOPS["cpu"] = numba_kernels
-    # The name of AMD's GPUs, too.
-    if torch.cuda.is_available():
-        with contextlib.suppress(ImportError):
-            from keras_dropouts.random import triton_kernels
-
-            LOOPS["cuda"] = triton_kernels
+        from keras_dropouts.random import numba_kernels as numba_kernels
+    with contextlib.suppress(ImportError):
+        from keras_dropouts.random import triton_kernels as triton_kernels
 
 
 def compiled(function):
@@ -64,21 +60,25 @@ def compiled(function):
     return call
 
 
-def kernel(function):
+def kernel(cpu=None, cuda=None):
     """Decorates a function that draws: of a key, further tensors, the number of samples and the number of blocks.
 
-    TensorFlow and JAX: `compiled`. PyTorch: on the devices that have a loop of its name, that takes its place. Either
-    is one operation to `torch.compile`, which would compile the generator for half a minute.
+    TensorFlow and JAX: `compiled`. PyTorch: on a device of a type for which there is a loop, that takes its place.
+    Either is one operation to `torch.compile`, which would compile the generator for half a minute.
+
+    Args:
+        cpu, cuda: Functions that take and give the same on such devices, or `None`. AMD's GPUs are named cuda, too.
     """
-    return operation(function) if BACKEND == "torch" else compiled(function)
+    return functools.partial(operation, {"cpu": cpu, "cuda": cuda}) if BACKEND == "torch" else compiled
 
 
 if BACKEND == "torch":
 
-    def operation(function, like=None):
-        """Makes a function of tensors and numbers one operation of PyTorch, whose place a loop of its name may take.
+    def operation(loops, function, like=None):
+        """Makes a function of tensors and numbers one operation of PyTorch, whose place a loop may take.
 
         Args:
+            loops: The loops, or `None`, by the types of the devices that they are for.
             function: The function.
             like: Given its arguments, returns a tensor like its result. `None`: the function itself does, on no device.
         """
@@ -88,10 +88,11 @@ if BACKEND == "torch":
             if torch._C._are_functorch_transforms_active():
                 _refuse_vmap()
             device = args[0].device
-            loop = loop_on(device, function)
-            if loop and type(args[0]) is torch.Tensor and _is_right_on(device, loop, function):
+            loop = loops.get(device.type)
+            plain = type(args[0]) is torch.Tensor
+            if loop and plain and (device.type in TRIED_LOOPS or _is_right_on(device, function, loop)):
                 return loop(*args)
-            if not _is_right_on(device, function, function):
+            if not _is_right_on(device, function):
                 return run(*_on("cpu", *args)).to(device)
             return function(*args)
 
@@ -106,23 +107,22 @@ if BACKEND == "torch":
         def call(*args):
             return (one if torch.compiler.is_compiling() else run)(*args)
 
+        call.loops = loops
         return call
 
     TYPES = {"samples": "SymInt", "blocks": "SymInt", "rescale": "bool"}
     # Where the suite has run, and where there is nothing to run.
     TRIED = ("cpu", "cuda", "meta")
-
-    def loop_on(device, function):
-        """The loop that may take the place of a function on a device, or `None`."""
-        return getattr(LOOPS.get(device.type), function.__name__.strip("_"), None)
+    # Where it has compared the loops with what they stand in for.
+    TRIED_LOOPS = ("cpu",)
 
     @functools.cache
-    def _is_right_on(device, drawing, function):
-        """Whether a function, or its loop, draws on a device what the function draws on a CPU, asked at its first use.
+    def _is_right_on(device, function, loop=None):
+        """Whether a function, or its loop, draws on a device what the function draws on a CPU.
 
-        Not where the suite has run, and has compared the loops with the functions: for loops, on CPUs alone.
+        Asked at its first use on a new kind of device, and for loops on each GPU, whose compilers differ.
         """
-        if device.type in (TRIED if drawing is function else TRIED[:1]):
+        if not loop and device.type in TRIED:
             return True
         known = {
             "key": torch.tensor([5, 7, 3], dtype=torch.int32),
@@ -141,10 +141,19 @@ if BACKEND == "torch":
         }
         args = [known[name] for name in inspect.signature(function).parameters]
         try:
-            return torch.equal(drawing(*_on(device, *args)).cpu(), function(*args))
+            if torch.equal((loop or function)(*_on(device, *args)).cpu(), function(*args)):
+                return True
+            failure = "it does not draw what they draw"
         # Compilers and drivers raise many kinds.
-        except Exception:
-            return False
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        if loop:
+            warnings.warn(
+                f"PyTorch's operations are used on {device} instead of the loop `{loop.__name__}`, which is faster: "
+                f"{failure}",
+                stacklevel=2,
+            )
+        return False
 
     def _refuse_vmap():
         """Raises an error where `torch.func.vmap` asks for draws of each call, and it is no product that draws."""

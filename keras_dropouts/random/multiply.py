@@ -7,12 +7,12 @@ import keras
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND, cast, xp
 from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
-from keras_dropouts.random.compilation import fused
+from keras_dropouts.random.compilation import fused, triton_kernels
 
 if BACKEND == "torch":
     import torch
 
-    from keras_dropouts.random.compilation import loop_on, operation
+    from keras_dropouts.random.compilation import operation
 
 
 def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tensor:
@@ -83,23 +83,29 @@ def multiply(inputs, noise):
     return cast(cast(inputs, wide) * noise, inputs.dtype)
 
 
-def _drawing(function):
+def _drawing(cuda):
     """Decorates a product with what is drawn for each element, given the input, the key and the numbers to draw by.
 
-    PyTorch: where there is a loop of its name, that draws and multiplies in one pass over memory.
+    PyTorch: on a device of that type, the loop, unless it is `None`, draws and multiplies in one pass over memory.
     """
-    if BACKEND != "torch":
-        return function
-    one = operation(function, like=lambda inputs, *_: torch.empty(inputs.shape, dtype=inputs.dtype, device="meta"))
 
-    @functools.wraps(function)
-    def call(inputs, *args):
-        return (one if loop_on(inputs.device, function) and _may_write(inputs) else function)(inputs, *args)
+    def decorated(function):
+        if BACKEND != "torch":
+            return function
+        loops = {"cuda": cuda}
+        one = operation(loops, function, lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device="meta"))
 
-    return call
+        @functools.wraps(function)
+        def call(inputs, *args):
+            return (one if loops.get(inputs.device.type) and _may_write(inputs) else function)(inputs, *args)
+
+        call.loops = loops
+        return call
+
+    return decorated
 
 
-@_drawing
+@_drawing(cuda=triton_kernels and triton_kernels.drop)
 def drop(inputs, key, rate, rescale):
     """`multiply_where` with a `keep_mask` of the input's shape.
 
@@ -112,14 +118,14 @@ def drop(inputs, key, rate, rescale):
     return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
 
 
-@_drawing
+@_drawing(cuda=triton_kernels and triton_kernels.times_normal)
 def times_normal(inputs, key, stddev):
     """`inputs` times normal deviates of mean 1, one for each element."""
     # Not `fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
     return multiply(inputs, normal(key, keras.ops.shape(inputs), 1.0, stddev))
 
 
-@_drawing
+@_drawing(cuda=triton_kernels and triton_kernels.times_uniform)
 def times_uniform(inputs, key, width):
     """`inputs` times uniform numbers between `1 - width` and `1 + width`, one for each element."""
     return multiply(inputs, uniform(key, keras.ops.shape(inputs), 1 - width, 1 + width))
