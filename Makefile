@@ -9,7 +9,8 @@ else
 tensorflow := tensorflow
 endif
 jax := jax
-torch := torch==2.13.0 --editable .[torch]
+# Triton comes with PyTorch's builds for GPUs; its kernels are tested without one.
+torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
 
 .PHONY: compare test test-all test-oldest bench bench-all lint
 

@@ -8,7 +8,7 @@ from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_choice, checked_inputs, checked_noise_shape
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.random.compilation import fused
-from keras_dropouts.random.multiply import multiply
+from keras_dropouts.random.multiply import drop, multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -91,10 +91,10 @@ class Dropout(RandomLayer, keras.layers.Dropout):
 
 @fused
 def _drop(inputs, key, rate, noise_shape, rescale):
-    shape = ops.shape(inputs) if noise_shape is None else _fit(noise_shape, inputs)
-    return random.multiply_where(
-        random.keep_mask(key, shape, rate), random.keep_scale(rate) if rescale else 1.0, inputs
-    )
+    if noise_shape is None:
+        return drop(inputs, key, rate, rescale)
+    keep = random.keep_mask(key, _fit(noise_shape, inputs), rate)
+    return random.multiply_where(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
 
 
 def _fit(noise_shape, inputs):

@@ -1,9 +1,8 @@
 import keras
 from keras import ops
 
-from keras_dropouts import random
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import multiply
+from keras_dropouts.random.multiply import times_normal
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -53,6 +52,4 @@ class GaussianDropout(RandomLayer):
     max_rate = 1 - 2**-16
 
     def multiply(self, inputs, key, rate):
-        # Not `random.fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
-        noise = random.normal(key, ops.shape(inputs), 1.0, ops.sqrt(rate / (1 - rate)))
-        return multiply(inputs, noise)
+        return times_normal(inputs, key, ops.sqrt(rate / (1 - rate)))

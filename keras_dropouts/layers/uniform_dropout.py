@@ -6,7 +6,7 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format, checked_flag
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import multiply
+from keras_dropouts.random.multiply import multiply, times_uniform
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -76,10 +76,11 @@ class UniformDropout(RandomLayer):
         super().build(input_shape)
 
     def multiply(self, inputs, key, beta):
+        if not self.spatial:
+            return times_uniform(inputs, key, beta)
         shape = ops.shape(inputs)
-        if self.spatial:
-            channel = 1 if self.data_format == "channels_first" else len(shape) - 1
-            shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
+        channel = 1 if self.data_format == "channels_first" else len(shape) - 1
+        shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
         return multiply(inputs, random.uniform(key, shape, 1 - beta, 1 + beta))
 
     def get_config(self):

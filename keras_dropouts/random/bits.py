@@ -17,21 +17,17 @@ All this is version 2 of the bits. Another version is another `BITS_VERSION`, wh
 from 1.0 of the package on, it comes with a major release only.
 """
 
-import contextlib
-import functools
 import math
-import statistics
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dropouts.random.arguments import Shape, Tensor, checked_probability, checked_scalar, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
-from keras_dropouts.random.compilation import fused, kernel, run
+from keras_dropouts.random.compilation import fused, kernel, numba_kernels, run, triton_kernels
+from keras_dropouts.random.normals import normals
 from keras_dropouts.random.threefry import threefry2x32
 
-numba_kernels: Any = None
 if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
@@ -39,8 +35,7 @@ elif BACKEND == "jax":
 else:
     import torch
 
-    with contextlib.suppress(ImportError):
-        from keras_dropouts.random import numba_kernels
+    from keras_dropouts.random.normals import normals_on
 
 BITS_VERSION = 2
 
@@ -59,7 +54,7 @@ def _halves(words):
     return shift_right(shift_left(words[..., None], np.array([16, 0], "int32")), 16)
 
 
-@kernel(numba_kernels and numba_kernels.keep)
+@kernel(cpu=numba_kernels and numba_kernels.keep, cuda=triton_kernels and triton_kernels.keep)
 def _keep(key, threshold, samples, blocks):
     """Words whose bytes are 1 for the elements to keep, else 0: int32 of shape (samples, 2, blocks)."""
     draws, bound = _words(key, samples, blocks), threshold - 32768
@@ -81,7 +76,7 @@ def _keep(key, threshold, samples, blocks):
     return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
 
 
-@kernel(numba_kernels and numba_kernels.rare)
+@kernel(cpu=numba_kernels and numba_kernels.rare, cuda=triton_kernels and triton_kernels.rare)
 def _rare(key, probability, samples, blocks):
     # 2**32 times the probability, less 2**31. The float itself could not tell such numbers apart.
     scaled = probability * 65536
@@ -97,7 +92,7 @@ def _rare(key, probability, samples, blocks):
     return (drawn | cast(probability >= 1, "uint8") * 15)[:, None]
 
 
-@kernel(numba_kernels and numba_kernels.uniform)
+@kernel(cpu=numba_kernels and numba_kernels.uniform, cuda=triton_kernels and triton_kernels.uniform)
 def _uniform(key, middle, step, samples, blocks):
     """The draws times `step`, plus `middle`."""
     draws = _words(key, samples, blocks)
@@ -113,7 +108,7 @@ def _uniform(key, middle, step, samples, blocks):
     return uniform
 
 
-@kernel(numba_kernels and numba_kernels.looked_up)
+@kernel(cpu=numba_kernels and numba_kernels.looked_up, cuda=triton_kernels and triton_kernels.looked_up)
 def _looked_up(key, table, samples, blocks):
     """The entries of a table of 65536 at the bits of the draws."""
     draws = _words(key, samples, blocks)
@@ -133,26 +128,6 @@ def _joined(draws):
     """One tensor of shape (samples, 4, blocks): XLA computes what it joins once."""
     samples, blocks = keras.ops.shape(draws[0])
     return xp.reshape(xp.concat(draws, axis=1), (samples, 4, blocks))
-
-
-@functools.cache
-def _normals():
-    """The normal quantiles at (draw + 32768.5) / 65536, times what makes their variance 1, by the draw's bits."""
-    upper = np.array([statistics.NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
-    upper /= np.sqrt(np.mean(upper**2))
-    return np.concatenate([upper, -upper[::-1]]).astype("float32")
-
-
-if BACKEND == "torch":
-
-    @functools.cache
-    def _table_on(device):
-        return torch.from_numpy(_normals()).to(device)
-
-    # A function of its own: `torch.compile` looks through the cache.
-    @torch.compiler.assume_constant_result
-    def _normals_on(device):
-        return _table_on(device)
 
 
 def _filled(draw, shape):
@@ -357,5 +332,5 @@ def normal(key: Tensor, shape: Shape, mean: float | Tensor = 0.0, stddev: float 
 
 @fused
 def _scaled_normals(stddev, mean):
-    table = _normals_on(stddev.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(_normals())
+    table = normals_on(stddev.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(normals())
     return rounded(table * stddev) + mean

@@ -6,10 +6,14 @@ import functools
 import inspect
 import math
 import platform
+import warnings
+from typing import Any
 
 from keras_dropouts.random.arguments import checked_key
 from keras_dropouts.random.backend import BACKEND
 
+numba_kernels: Any = None
+triton_kernels: Any = None
 if BACKEND == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled
@@ -18,6 +22,11 @@ elif BACKEND == "jax":
     import jax.export
 else:
     import torch
+
+    with contextlib.suppress(ImportError):
+        from keras_dropouts.random import numba_kernels as numba_kernels
+    with contextlib.suppress(ImportError):
+        from keras_dropouts.random import triton_kernels as triton_kernels
 
 
 def compiled(function):
@@ -51,54 +60,70 @@ def compiled(function):
     return call
 
 
-def kernel(loop=None):
+def kernel(cpu=None, cuda=None):
     """Decorates a function that draws: of a key, further tensors, the number of samples and the number of blocks.
 
-    TensorFlow and JAX: `compiled`. PyTorch: on a CPU `loop` takes its place, unless that is `None`. Either is one
-    operation to `torch.compile`, which would compile the generator for half a minute.
+    TensorFlow and JAX: `compiled`. PyTorch: on a device of a type for which there is a loop, that takes its place.
+    Either is one operation to `torch.compile`, which would compile the generator for half a minute.
 
     Args:
-        loop: A function that takes and gives the same on a CPU.
+        cpu, cuda: Functions that take and give the same on such devices, or `None`. AMD's GPUs are named cuda, too.
     """
-    return compiled if BACKEND != "torch" else functools.partial(_operation, loop)
+    return functools.partial(operation, {"cpu": cpu, "cuda": cuda}) if BACKEND == "torch" else compiled
 
 
 if BACKEND == "torch":
 
-    def _operation(loop, function):
-        def run(key, *args):
+    def operation(loops, function, like=None):
+        """Makes a function of tensors and numbers one operation of PyTorch, whose place a loop may take.
+
+        Args:
+            loops: The loops, or `None`, by the types of the devices that they are for.
+            function: The function.
+            like: Given its arguments, returns a tensor like its result. `None`: the function itself does, on no device.
+        """
+        name, parameters = function.__name__.strip("_"), inspect.signature(function).parameters
+
+        def run(*args):
             if torch._C._are_functorch_transforms_active():
                 _refuse_vmap()
-            if loop and key.device.type == "cpu" and type(key) is torch.Tensor:
-                return loop(key, *args)
-            if not _is_right_on(key.device, function):
-                return run(*_on("cpu", key, *args)).to(key.device)
-            return function(key, *args)
+            device = args[0].device
+            loop = loops.get(device.type)
+            plain = type(args[0]) is torch.Tensor
+            if loop and plain and (device.type in TRIED_LOOPS or _is_right_on(device, function, loop)):
+                return loop(*args)
+            if not _is_right_on(device, function):
+                return run(*_on("cpu", *args)).to(device)
+            return function(*args)
 
-        *tensors, samples, blocks = inspect.signature(function).parameters
-        schema = f"({', '.join(f'Tensor {name}' for name in tensors)}, SymInt {samples}, SymInt {blocks}) -> Tensor"
-        name = f"keras_dropouts::{function.__name__.strip('_')}"
-        operation = torch.library.custom_op(name, run, mutates_args=(), schema=schema)
+        schema = ", ".join(f"{TYPES.get(name, 'Tensor')} {name}" for name in parameters)
+        one = torch.library.custom_op(f"keras_dropouts::{name}", run, mutates_args=(), schema=f"({schema}) -> Tensor")
 
-        @operation.register_fake
-        def like(key, *args):
-            return torch.empty_like(function(*_on("meta", key, *args)), device=key.device)
+        @one.register_fake
+        def fake(*args):
+            return torch.empty_like((like or function)(*_on("meta", *args)), device=args[0].device)
 
         @functools.wraps(function)
         def call(*args):
-            return (operation if torch.compiler.is_compiling() else run)(*args)
+            return (one if torch.compiler.is_compiling() else run)(*args)
 
+        call.loops = loops
         return call
 
+    TYPES = {"samples": "SymInt", "blocks": "SymInt", "rescale": "bool"}
     # Where the suite has run, and where there is nothing to run.
     TRIED = ("cpu", "cuda", "meta")
+    # Where it has compared the loops with what they stand in for.
+    TRIED_LOOPS = ("cpu",)
 
     @functools.cache
-    def _is_right_on(device, kernel):
-        """Whether a kernel draws on a device what it draws on a CPU, asked at its first use on a new kind of device."""
-        if device.type in TRIED:
+    def _is_right_on(device, function, loop=None):
+        """Whether a function, or its loop, draws on a device what the function draws on a CPU.
+
+        Asked at its first use on a new kind of device, and for loops on each GPU, whose compilers differ.
+        """
+        if not loop and device.type in TRIED:
             return True
-        *tensors, _, _ = inspect.signature(kernel).parameters
         known = {
             "key": torch.tensor([5, 7, 3], dtype=torch.int32),
             "threshold": torch.tensor(19661, dtype=torch.int32),
@@ -106,12 +131,29 @@ if BACKEND == "torch":
             "table": torch.arange(65536.0),
             "middle": torch.tensor(0.1),
             "step": torch.tensor(2**-16),
+            "samples": 3,
+            "blocks": 320,
+            "inputs": torch.linspace(-2, 3, 7680).view(3, 2560),
+            "rate": torch.tensor(0.3),
+            "rescale": True,
+            "stddev": torch.tensor(0.7),
+            "width": torch.tensor(0.3),
         }
-        args = [known[name] for name in tensors]
+        args = [known[name] for name in inspect.signature(function).parameters]
         try:
-            return torch.equal(kernel(*_on(device, *args), 3, 40).cpu(), kernel(*args, 3, 40))
-        except (NotImplementedError, RuntimeError, TypeError):
-            return False
+            if torch.equal((loop or function)(*_on(device, *args)).cpu(), function(*args)):
+                return True
+            failure = "it does not draw what they draw"
+        # Compilers and drivers raise many kinds.
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+        if loop:
+            warnings.warn(
+                f"PyTorch's operations are used on {device} instead of the loop `{loop.__name__}`, which is faster: "
+                f"{failure}",
+                stacklevel=2,
+            )
+        return False
 
     def _refuse_vmap():
         """Raises an error where `torch.func.vmap` asks for draws of each call, and it is no product that draws."""

@@ -1,13 +1,18 @@
 """Products with what was drawn, computed in at least float32 and rounded once to the type of the input."""
 
+import functools
+
 import keras
 
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND, cast, xp
-from keras_dropouts.random.compilation import fused
+from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
+from keras_dropouts.random.compilation import fused, triton_kernels
 
 if BACKEND == "torch":
     import torch
+
+    from keras_dropouts.random.compilation import operation
 
 
 def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tensor:
@@ -82,6 +87,54 @@ def multiply(inputs, noise):
     if BACKEND == "torch" and noise.shape == inputs.shape and _may_write(inputs):
         return cast(noise.mul_(inputs), inputs.dtype)
     return cast(cast(inputs, wide) * noise, inputs.dtype)
+
+
+def _drawing(cuda):
+    """Decorates a product with what is drawn for each element, given the input, the key and the numbers to draw by.
+
+    PyTorch: on a device of that type, the loop, unless it is `None`, draws and multiplies in one pass over memory.
+    """
+
+    def decorated(function):
+        if BACKEND != "torch":
+            return function
+        loops = {"cuda": cuda}
+        one = operation(loops, function, lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device="meta"))
+
+        @functools.wraps(function)
+        def call(inputs, *args):
+            return (one if loops.get(inputs.device.type) and _may_write(inputs) else function)(inputs, *args)
+
+        call.loops = loops
+        return call
+
+    return decorated
+
+
+@_drawing(cuda=triton_kernels and triton_kernels.drop)
+def drop(inputs, key, rate, rescale):
+    """`multiply_where` with a `keep_mask` of the input's shape.
+
+    Args:
+        inputs: Float tensor.
+        key, rate: As for `keep_mask`.
+        rescale: Whether to multiply by the `keep_scale`, or by 1.
+    """
+    keep = keep_mask(key, keras.ops.shape(inputs), rate)
+    return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
+
+
+@_drawing(cuda=triton_kernels and triton_kernels.times_normal)
+def times_normal(inputs, key, stddev):
+    """`inputs` times normal deviates of mean 1, one for each element."""
+    # Not `fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
+    return multiply(inputs, normal(key, keras.ops.shape(inputs), 1.0, stddev))
+
+
+@_drawing(cuda=triton_kernels and triton_kernels.times_uniform)
+def times_uniform(inputs, key, width):
+    """`inputs` times uniform numbers between `1 - width` and `1 + width`, one for each element."""
+    return multiply(inputs, uniform(key, keras.ops.shape(inputs), 1 - width, 1 + width))
 
 
 def work_dtype(inputs):
