@@ -3,7 +3,7 @@ import moments
 import numpy as np
 import oracle
 import pytest
-from backend import BACKEND, to_numpy
+from backend import BACKEND, FULLGRAPH, to_numpy
 from keras import ops
 from scipy import stats
 
@@ -167,7 +167,7 @@ def test_compiled_draws_are_the_eager_ones(draw):
     else:
         import torch
 
-        compiled = torch.compile(call, backend="eager", fullgraph=True, dynamic=True)
+        compiled = torch.compile(call, backend="eager", fullgraph=FULLGRAPH, dynamic=True)
     np.testing.assert_array_equal(ops.convert_to_numpy(compiled(key, x)), expected)
 
 
