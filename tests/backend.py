@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops, tree
 
 BACKEND = keras.backend.backend()
-# Before Keras 3.15 its files leave out what is in a list or tuple within another.
 KERAS_VERSION = tuple(map(int, keras.__version__.split(".")[:2]))
+# Before Keras 3.15 its files leave out what is in a list or tuple within another.
 NESTED_LISTS_ARE_SAVED = KERAS_VERSION >= (3, 15)
 # PyTorch 2.13 cannot look into the functions of Keras 3.12.
 FULLGRAPH = KERAS_VERSION > (3, 12)
