@@ -11,6 +11,7 @@ from keras_dropouts.random.bits import bit_count, rare_bits, unpacked
 from keras_dropouts.random.compilation import fused
 
 # `xp` and `cast` where small operations follow each other: those of `keras.ops` would take PyTorch longer.
+
 NEWTON_STEPS = 8
 
 

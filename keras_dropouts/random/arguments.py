@@ -46,30 +46,17 @@ def checked_shape(shape):
     return tuple(sizes)
 
 
-def checked_probability(name, probability):
-    """Returns a number in [0, 1], or a tensor without axes, as a float32 tensor."""
-    if isinstance(probability, (int, float, np.number)):
-        right = not isinstance(probability, bool) and 0 <= probability <= 1
-    else:
-        right = getattr(probability, "ndim", None) == 0
-        if right and probability.dtype == FLOAT32:
-            return probability
-    if not right:
-        raise ValueError(
-            f"`{name}` must be a number in [0, 1], or a tensor without axes. Received: {name}={probability!r}"
-        )
-    return keras.ops.convert_to_tensor(probability, "float32")
-
-
-def checked_scalar(name, number):
-    """Returns a finite number of float32's range, or a tensor without axes, as a float32 tensor."""
+def checked_scalar(name, number, least=-LARGEST, most=LARGEST):
+    """Returns a number from `least` to `most`, or a tensor without axes, as a float32 tensor."""
     if isinstance(number, (int, float, np.number)):
-        right = not isinstance(number, bool) and abs(number) <= LARGEST
+        right = not isinstance(number, bool) and least <= number <= most
     else:
         right = getattr(number, "ndim", None) == 0
+        if right and number.dtype == FLOAT32:
+            return number
     if not right:
         raise ValueError(
-            f"`{name}` must be a number that float32 holds, or a tensor without axes. Received: {name}={number!r}"
+            f"`{name}` must be a number in [{least:g}, {most:g}], or a tensor without axes. Received: {name}={number!r}"
         )
     return keras.ops.convert_to_tensor(number, "float32")
 

@@ -95,6 +95,8 @@ else:
         return x >> distance
 
     def bits_as(x, dtype):
+        if x.dtype == getattr(torch, dtype):
+            return x
         if torch.jit.is_tracing():
             # TorchScript, of which ONNX files are made, cannot take the bits of one type for those of another.
             return torch.from_numpy(x.numpy(force=True).view(dtype)).to(x.device)

@@ -22,7 +22,7 @@ import math
 import keras
 import numpy as np
 
-from keras_dropouts.random.arguments import Shape, Tensor, checked_probability, checked_scalar, checked_shape
+from keras_dropouts.random.arguments import Shape, Tensor, checked_scalar, checked_shape
 from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
 from keras_dropouts.random.compilation import fused, kernel, numba_kernels, run, triton_kernels
 from keras_dropouts.random.normals import normals
@@ -143,7 +143,7 @@ def _filled(draw, shape):
 
 def threshold_of(rate):
     """The rate in 65536ths, a float32 scalar without fraction: masks draw every rate as a multiple of 2**-16."""
-    return xp.round(checked_probability("rate", rate) * 65536.0)
+    return xp.round(checked_scalar("rate", rate, 0, 1) * 65536.0)
 
 
 def keep_probability(rate: float | Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""The kernels of `random` as loops that Triton compiles, for PyTorch on the GPUs of CUDA and ROCm.
+"""The kernels of `bits.py` and `multiply.py` as loops that Triton compiles, for PyTorch on the GPUs of CUDA and ROCm.
 
 A program draws for a tile of blocks: of many samples where they are small, else of one. It reads the key and all other
-numbers on the GPU, which the host need not know. The functions here take and give what their namesakes in `random` do.
+numbers on the GPU, which the host need not know. The functions here take and give what those do.
 """
 
 import contextlib
