@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, to_numpy
-from catalog import ROWS, rows
+from catalog import rows
 from memory import kept_bytes
 
-from keras_dropouts.random import bits, compilation
+from keras_dropouts import random
+from keras_dropouts.random import compilation
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -69,21 +70,37 @@ def test_another_call_and_another_rate_compile_nothing_new(row):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="PyTorch compiles for no size, JAX any program for each")
-@pytest.mark.parametrize("in_graphs", [False, True])
-def test_batches_of_many_sizes_share_few_compiled_kernels(monkeypatch, in_graphs):
-    layer, plain, sizes = ROWS[0].make(0.5), bits._keep, set()
+@pytest.mark.parametrize("how, small, large", [("eager", 1, 5), ("open", 1, 10), ("traced", 5, 12)])
+def test_batches_of_many_sizes_share_few_programs(how, small, large):
+    """What is drawn here says by which program, for how many samples and blocks."""
 
-    def keep(*args):
-        sizes.add(tuple(int(tf.get_static_value(n)) for n in args[-2:]))
-        return plain(*args)
+    @compilation.kernel()
+    def program(key, samples, blocks):
+        size = blocks[0] if isinstance(blocks, tuple) else blocks
+        return tf.fill((samples, 1, size), samples * 2**20 + size)
 
-    monkeypatch.setattr(bits, "_keep", keep)
-    compilation._batches.cache_clear()
-    for n in range(1, 31):
-        call = lambda x: layer(x, training=True)  # noqa: E731
-        (tf.function(call) if in_graphs else call)(tf.ones((n, 16)))
-    # In graphs also those of the first four batches, drawn and selected by one, and of four more, drawn alone.
-    assert len(sizes) == 1 + 8 * in_graphs
+    numbers = [13 * n % 211 for n in range(1, 25)]
+    for size, programs in ((16, small), (4096, large)):
+        call = drawn = lambda x, size=size: compilation.run(program, random.key(1), keras.ops.shape(x)[0], size // 8)
+        if how != "eager":
+            call = tf.function(drawn, [tf.TensorSpec((None,))] if how == "open" else None)
+        assert len({int(call(tf.ones(n))[0, 0, 0]) for n in numbers}) == programs
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="PyTorch compiles for no size, JAX any program for each")
+def test_large_samples_of_many_numbers_share_few_programs():
+    @compilation.fused
+    def rows(x, by_sample, one):
+        return x * 0 + by_sample + one + tf.cast(tf.shape(x)[0], "float32")
+
+    call = tf.function(lambda x, y: rows(x, y, tf.ones((1, 1))), [tf.TensorSpec((None, n)) for n in (4096, 1)])
+    numbers, found = [13 * n % 211 for n in range(1, 25)], set()
+    for n in numbers:
+        y = tf.range(n, dtype="float32")[:, None]
+        drawn = (call(tf.ones((n, 4096)), y) - y - 1).numpy()
+        assert drawn.shape == (n, 4096) and n <= drawn[0, 0] == drawn.max() == drawn.min() <= 1.5 * n
+        found.add(int(drawn[0, 0]))
+    assert len(found) == 10
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="its programs are read by TensorFlow")

@@ -94,7 +94,11 @@ class DropBlock(SpatialLayer):
         seeds = rare_bits(key, seeds, gamma)
         largest = [block if isinstance(block, int) else n for block, n in zip(blocks, limits, strict=True)]
         steps = tuple((block - 1).bit_length() for block in largest)
-        return _spread(seeds, shape[channels], channels, space, tuple(blocks), steps)
+        keep, dropped = _spread(seeds, shape[channels], channels, space, tuple(blocks), steps)
+        # Counted in integers and summed in float32; float16 ends at 65504.
+        total = ops.cast(shape[0], "float32") * ops.cast(math.prod(shape[1:]), "float32")
+        kept = total - ops.sum(cast(dropped, "float32"))
+        return keep, xp.where(kept > 0, total / kept, 0.0)
 
     def get_config(self):
         return {
@@ -160,10 +164,7 @@ def _spread(seeds, size, channels, space, blocks, steps):
         keep = keep[(slice(None),) * channels + (slice(size),)]
         shape[channels] = size
         dropped = dropped & _present(size, len(seeds.shape) - 1 - channels)
-    # Counted in integers and summed in float32; float16 ends at 65504.
-    total = ops.cast(shape[0], "float32") * ops.cast(math.prod(shape[1:]), "float32")
-    kept = total - ops.sum(cast(bit_count(dropped), "float32"))
-    return keep, xp.where(kept > 0, total / kept, 0.0)
+    return keep, bit_count(dropped)
 
 
 def _present(size, axes):

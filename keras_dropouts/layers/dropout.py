@@ -7,7 +7,6 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_choice, checked_inputs, checked_noise_shape
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.compilation import fused
 from keras_dropouts.random.multiply import drop, multiply
 
 
@@ -78,7 +77,11 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         return self.noise_shape
 
     def multiply(self, inputs, key, rate):
-        return _drop(inputs, key, rate, self._get_noise_shape(inputs), self.scaling == "training")
+        noise_shape, rescale = self._get_noise_shape(inputs), self.scaling == "training"
+        if noise_shape is None:
+            return drop(inputs, key, rate, rescale)
+        keep = random.keep_mask(key, _fit(noise_shape, inputs), rate)
+        return random.multiply_where(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
 
     def inference_call(self, inputs):
         if self.scaling == "training":
@@ -87,14 +90,6 @@ class Dropout(RandomLayer, keras.layers.Dropout):
 
     def get_config(self):
         return {**super().get_config(), "noise_shape": self.noise_shape, "scaling": self.scaling}
-
-
-@fused
-def _drop(inputs, key, rate, noise_shape, rescale):
-    if noise_shape is None:
-        return drop(inputs, key, rate, rescale)
-    keep = random.keep_mask(key, _fit(noise_shape, inputs), rate)
-    return random.multiply_where(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
 
 
 def _fit(noise_shape, inputs):

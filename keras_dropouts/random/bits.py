@@ -23,8 +23,8 @@ import keras
 import numpy as np
 
 from keras_dropouts.random.arguments import Shape, Tensor, checked_scalar, checked_shape
-from keras_dropouts.random.backend import BACKEND, bits_as, cast, indices, rounded, shift_left, shift_right, xp
-from keras_dropouts.random.compilation import fused, kernel, numba_kernels, run, triton_kernels
+from keras_dropouts.random.backend import BACKEND, WORD, bits_as, cast, indices, rounded, shift_left, shift_right, xp
+from keras_dropouts.random.compilation import kernel, numba_kernels, opened, run, triton_kernels
 from keras_dropouts.random.normals import normals
 from keras_dropouts.random.threefry import threefry2x32
 
@@ -41,9 +41,18 @@ BITS_VERSION = 2
 
 
 def _words(key, samples, blocks):
-    """The words a, b, c and d of each block: int32 of shape (samples, blocks)."""
-    counter = indices(blocks, key)[None], (indices(samples, key) + key[2])[:, None]
-    return [bits_as(word, "int32") for word in threefry2x32((key[0], key[1]), counter, 13, 20)]
+    """The words a, b, c and d of each block: int32 of shape (samples, blocks).
+
+    For all samples as one, `blocks` is a pair: how many there are, and how many of them are a sample's.
+    """
+    if isinstance(blocks, tuple):
+        place, each = indices(blocks[0], key)[None], cast(blocks[1], WORD)
+        return opened(_encrypted, key, place % each, place // each + key[2])
+    return opened(_encrypted, key, indices(blocks, key)[None], (indices(samples, key) + key[2])[:, None])
+
+
+def _encrypted(key, block, sample):
+    return [bits_as(word, "int32") for word in threefry2x32((key[0], key[1]), (block, sample), 13, 20)]
 
 
 def _halves(words):
@@ -72,8 +81,7 @@ def _keep(key, threshold, samples, blocks):
         order = (even * 65536, odd * 65536, even, odd)
         bytes = (cast(shift_right(word, 16) >= bound, "int32") * 256**i for i, word in enumerate(order))
         kept.append(sum(bytes))
-    # Joined, not stacked: XLA computes what it joins along an axis that is there once, else for each byte.
-    return xp.reshape(xp.concat(kept, axis=1), (samples, 2, blocks))
+    return _joined(kept)
 
 
 @kernel(cpu=numba_kernels and numba_kernels.rare, cuda=triton_kernels and triton_kernels.rare)
@@ -125,9 +133,12 @@ def _looked_up(key, table, samples, blocks):
 
 
 def _joined(draws):
-    """One tensor of shape (samples, 4, blocks): XLA computes what it joins once."""
+    """One tensor of shape (samples, n, blocks) of n of shape (samples, blocks).
+
+    Not stacked: XLA computes what it joins along an axis that is there once, else for each entry that is read.
+    """
     samples, blocks = keras.ops.shape(draws[0])
-    return xp.reshape(xp.concat(draws, axis=1), (samples, 4, blocks))
+    return xp.reshape(xp.concat(draws, axis=1), (samples, len(draws), blocks))
 
 
 def _filled(draw, shape):
@@ -330,7 +341,6 @@ def normal(key: Tensor, shape: Shape, mean: float | Tensor = 0.0, stddev: float 
     return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
 
 
-@fused
 def _scaled_normals(stddev, mean):
     table = normals_on(stddev.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(normals())
     return rounded(table * stddev) + mean

@@ -1,13 +1,14 @@
 """How functions of tensors are compiled, each backend in its way, and when."""
 
 import contextlib
-import contextvars
 import functools
 import inspect
 import math
 import platform
 import warnings
 from typing import Any
+
+import keras
 
 from keras_dropouts.random.arguments import checked_key
 from keras_dropouts.random.backend import BACKEND
@@ -17,6 +18,7 @@ triton_kernels: Any = None
 if BACKEND == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.framework.config import is_op_determinism_enabled
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 elif BACKEND == "jax":
     import jax
     import jax.export
@@ -38,11 +40,10 @@ def compiled(function):
     if BACKEND == "torch":
         return function
     if BACKEND == "tensorflow":
-        one = tf.function(function, jit_compile=True, autograph=False)
 
         @functools.wraps(function)
         def call(*args):
-            return (one if _xla_is_there() else function)(*args)
+            return opened(function, *args, jit_compile=True)
 
         return call
 
@@ -177,66 +178,137 @@ if BACKEND == "tensorflow":
         """Where Keras, too, does not ask for XLA, operations run one by one."""
         return not (APPLE_GPU or is_op_determinism_enabled())
 
+    def _stands_alone():
+        """Whether to compile a function by itself: not where all around it becomes one program."""
+        return _xla_is_there() and not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
     @functools.cache
     def _batches(function, *sizes):
-        """The numbers of samples for which this process compiles a function of otherwise these sizes: see below."""
+        """The numbers of samples for which this process has a program of otherwise these sizes: see below."""
         return []
 
-    def _is_for_one_kernel(function, shape, elements=1):
-        """Whether to compile a function for a shape: XLA does it for each anew, which takes longer than many calls.
+    def _samples_for(function, shape, elements=1):
+        """For how many samples, at least those of a shape, to compile a function: XLA does it for each number anew.
 
-        In graphs where a sample is large, for its work soon takes longer still. Where it is small and the shape known,
-        for the first four numbers of samples: more are a sign that they vary.
+        That takes longer than many calls. In graphs a program is soon worth it where a sample is large, also for a few
+        samples more. Where it is small, for the first four numbers of samples: more are a sign that they vary.
 
         Args:
             function: The function.
-            shape: The number of samples, which may be unknown (`None` or a tensor), and the sizes of one.
+            shape: The number of samples, which may be unknown (a tensor), and the sizes of one.
             elements: How many there are for each place of a sample.
+
+        Returns:
+            A number, which may be a tensor, or `None`: for none.
         """
         if not tf.inside_function() or not shape or not all(isinstance(n, int) for n in shape[1:]):
-            return False
+            return None
         samples, *sizes = shape
-        if math.prod(sizes) * elements >= LARGE_SAMPLE:
-            return True
-        if not isinstance(samples, int):
-            return False
-        seen = _batches(function, *sizes)
-        if len(seen) < 4 and samples not in seen:
-            seen.append(samples)
-        return samples in seen
+        large = math.prod(sizes) * elements >= LARGE_SAMPLE
+        if isinstance(samples, int):
+            seen = _batches(function, *sizes)
+            if len(seen) < 4 and samples not in seen:
+                seen.append(samples)
+            if samples in seen or (_of_few(samples) == samples and large):
+                return samples
+        return _of_few(samples) if large else None
 
     LARGE_SAMPLE = 2**12
-    # Whether a function is being traced that is compiled for a shape as a whole.
-    _FUSING = contextvars.ContextVar("fusing", default=False)
+
+    def _of_few(n):
+        """About the least number of the form 2**k or 3 * 2**k that is not below `n`."""
+        if isinstance(n, int):
+            unit = max(2 ** (n.bit_length() - 2), 1) if n > 1 else 1
+        else:
+            octave = tf.math.log(tf.cast(tf.maximum(n, 1), tf.float32)) / math.log(2)
+            unit = tf.maximum(2 ** tf.cast(octave, tf.int32) // 2, 1)
+        return (n + unit - 1) // unit * unit
+
+    def _in_common(kernel, key, *args):
+        """Runs a kernel by a program that all numbers of blocks up to the same power of two have in common."""
+        *args, samples, blocks = args
+        total = samples * blocks
+        octave = tf.math.ceil(tf.math.log(tf.cast(tf.maximum(total, FEW), tf.float64)) / math.log(2) - 1e-9)
+        drawn = _in_a_row(kernel.__wrapped__, key, *args, tf.cast(2**octave, tf.int32), blocks)
+        drawn = tf.reshape(drawn[0, :, :total], (drawn.shape[1], samples, blocks, *drawn.shape[3:]))
+        return tf.transpose(drawn, (1, 0, *range(2, len(drawn.shape))))
+
+    @compiled
+    def _in_a_row(function, key, *args):
+        *args, n, blocks = args
+        return function(key, *args, 1, (n, blocks))
+
+    # So many blocks take less time than a call.
+    FEW = 2**11
 
     APPLE_GPU = (platform.system(), platform.machine()) == ("Darwin", "arm64") and tf.config.list_physical_devices(
         "GPU"
     )
 
+    @functools.cache
+    def _graph_of(function, jit_compile, signature):
+        def is_tensor(arg):
+            return isinstance(arg, tf.TensorSpec)
+
+        def call(*tensors):
+            rest = iter(tensors)
+            return function(*tf.nest.map_structure(lambda arg: next(rest) if is_tensor(arg) else arg, signature))
+
+        specs = list(filter(is_tensor, tf.nest.flatten(signature)))
+        return tf.function(call, specs, autograph=False, jit_compile=jit_compile)
+
+
+def opened(function, *args, jit_compile=None):
+    """Returns `function(*args)`; on TensorFlow from a graph that is traced once for all shapes of tensors in `args`."""
+    if BACKEND != "tensorflow":
+        return function(*args)
+
+    def spec(arg):
+        if not tf.is_tensor(arg):
+            return arg
+        # Vectors are keys and tables.
+        return tf.TensorSpec(arg.shape if arg.shape.rank == 1 else [None] * arg.shape.rank, arg.dtype)
+
+    graph = _graph_of(function, jit_compile, tf.nest.map_structure(spec, args))
+    return graph(*filter(tf.is_tensor, tf.nest.flatten(args)))
+
 
 def fused(function):
     """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
 
-    TensorFlow: as `compiled`, but only in graphs, and not where the shape of the first argument varies and is small.
-    JAX: as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    It must take samples one by one: the first axis of the first tensor counts them, and those of its results and of the
+    tensors that have its rank and no 1 there. A single result has the shape of the first tensor.
+
+    TensorFlow: as `compiled`, but only in graphs, and not where the shape of the first tensor varies and is small. JAX:
+    as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
     """
     if BACKEND == "torch":
         return function
     if BACKEND == "jax":
         return compiled(function)
 
-    @compiled
-    def one(*args):
-        token = _FUSING.set(True)
-        try:
-            return function(*args)
-        finally:
-            _FUSING.reset(token)
+    one = tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
     def call(x, *args):
-        shape = () if x.shape.rank is None else tuple(x.shape)
-        return (one if _is_for_one_kernel(function, shape) else function)(x, *args)
+        if x.shape.rank is None or not _stands_alone():
+            return function(x, *args)
+        shape = keras.ops.shape(x)
+        samples = _samples_for(function, shape)
+        if samples is None:
+            results = opened(function, x, *args)
+            if tf.is_tensor(results):
+                results.set_shape(x.shape)
+            return results
+        if samples is shape[0]:
+            return one(x, *args)
+
+        def longer(arg):
+            if not tf.is_tensor(arg) or arg.shape.rank != x.shape.rank or arg.shape[0] == 1:
+                return arg
+            return tf.pad(arg, [(0, samples - shape[0]), *[(0, 0)] * (len(shape) - 1)])
+
+        return tf.nest.map_structure(lambda y: y[: shape[0]], one(*map(longer, (x, *args))))
 
     return call
 
@@ -267,34 +339,14 @@ def run(kernel, key, samples, blocks, *args):
     """Runs a kernel for so many samples and blocks; the blocks are axis 2 of what it gives."""
     checked_key(key)
     if BACKEND == "tensorflow":
-        if _FUSING.get() or _is_for_one_kernel(kernel, (samples, blocks), 8):
-            return kernel(key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
-        # XLA compiles each shape anew: where shapes vary, they share few.
-        sizes = [_size(samples, _few_samples(blocks))]
-        sizes.append(_size(blocks, 2**14 // sizes[0]))
-        drawn = kernel(key, *args, *map(tf.convert_to_tensor, sizes))
-        fits = isinstance(samples, int) and isinstance(blocks, int) and sizes == [samples, blocks]
-        return drawn if fits else drawn[:samples, :, :blocks]
+        if not _stands_alone():
+            return kernel.__wrapped__(key, *args, samples, blocks)
+        drawn_for = _samples_for(kernel, (samples, blocks), 8)
+        if drawn_for is None:
+            return opened(_in_common, kernel, key, *args, *map(tf.convert_to_tensor, (samples, blocks)))
+        drawn = kernel(key, *args, *map(tf.convert_to_tensor, (drawn_for, blocks)))
+        return drawn if drawn_for is samples else drawn[:samples]
     drawn = kernel(key, *args, samples, blocks)
     # Asks XLA to draw once what is used often. Its CPU compiler does not heed it: see `_keep` in `bits.py`, `_where` in
     # `multiply.py`.
     return jax.lax.optimization_barrier(drawn) if BACKEND == "jax" else drawn
-
-
-def _size(n, floor):
-    """About the least number of the form 2**k or 3 * 2**k that is neither below `n` nor below `floor`."""
-    if isinstance(n, int) and isinstance(floor, int):
-        n = max(n, floor)
-        unit = max(2 ** (n.bit_length() - 2), 1) if n > 1 else 1
-    else:
-        n = tf.maximum(n, floor)
-        unit = tf.maximum(2 ** tf.cast(tf.math.log(tf.cast(n, tf.float32)) / math.log(2), tf.int32) // 2, 1)
-    return (n + unit - 1) // unit * unit
-
-
-def _few_samples(blocks):
-    """So many samples that they make up 2**14 blocks, which take less time than a call, at most 64; a power of 2."""
-    if isinstance(blocks, int):
-        return max(1, min(64, 2**14 >> max(blocks - 1, 0).bit_length()))
-    octave = tf.math.ceil(tf.math.log(tf.cast(tf.maximum(blocks, 1), tf.float32)) / math.log(2))
-    return tf.clip_by_value(2**14 // 2 ** tf.cast(octave, tf.int32), 1, 64)

@@ -111,6 +111,7 @@ def _drawing(cuda):
     return decorated
 
 
+@fused
 @_drawing(cuda=triton_kernels and triton_kernels.drop)
 def drop(inputs, key, rate, rescale):
     """`multiply_where` with a `keep_mask` of the input's shape.

@@ -32,7 +32,9 @@ def rematerialized_product(multiply, inputs, key, rate):
 
     @tf.custom_gradient
     def apply(x):
-        return multiply(x, key, rate), lambda upstream: rematerialized_product(multiply, upstream, key, rate)
+        # The gradient stops, as TensorFlow would prepare one for each function that is called on the way.
+        product = multiply(tf.stop_gradient(x), key, rate)
+        return product, lambda upstream: rematerialized_product(multiply, upstream, key, rate)
 
     return apply(inputs)
 
@@ -75,7 +77,7 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
                 outputs = function(*tensors)
             return tape.gradient(outputs, tensors, upstream)
 
-        return function(*tensors), gradient
+        return function(*map(tf.stop_gradient, tensors)), gradient
 
     return apply(*tensors)
 
