@@ -213,7 +213,7 @@ if BACKEND == "tensorflow":
                 return samples
         return _of_few(samples) if large else None
 
-    LARGE_SAMPLE = 2**12
+    LARGE_SAMPLE = 2**10
 
     def _of_few(n):
         """About the least number of the form 2**k or 3 * 2**k that is not below `n`."""
