@@ -7,7 +7,7 @@ import keras
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND, cast, xp
 from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
-from keras_dropouts.random.compilation import fused, triton_kernels
+from keras_dropouts.random.compilation import fused, numba_kernels, triton_kernels
 
 if BACKEND == "torch":
     import torch
@@ -89,16 +89,16 @@ def multiply(inputs, noise):
     return cast(cast(inputs, wide) * noise, inputs.dtype)
 
 
-def _drawing(cuda):
+def _drawing(cpu, cuda):
     """Decorates a product with what is drawn for each element, given the input, the key and the numbers to draw by.
 
-    PyTorch: on a device of that type, the loop, unless it is `None`, draws and multiplies in one pass over memory.
+    PyTorch: on a device of a type for which there is a loop, that draws and multiplies in one pass over memory.
     """
 
     def decorated(function):
         if BACKEND != "torch":
             return function
-        loops = {"cuda": cuda}
+        loops = {"cpu": cpu, "cuda": cuda}
         one = operation(loops, function, lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device="meta"))
 
         @functools.wraps(function)
@@ -112,7 +112,7 @@ def _drawing(cuda):
 
 
 @fused
-@_drawing(cuda=triton_kernels and triton_kernels.drop)
+@_drawing(cpu=numba_kernels and numba_kernels.drop, cuda=triton_kernels and triton_kernels.drop)
 def drop(inputs, key, rate, rescale):
     """`multiply_where` with a `keep_mask` of the input's shape.
 
@@ -125,14 +125,14 @@ def drop(inputs, key, rate, rescale):
     return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
 
 
-@_drawing(cuda=triton_kernels and triton_kernels.times_normal)
+@_drawing(cpu=numba_kernels and numba_kernels.times_normal, cuda=triton_kernels and triton_kernels.times_normal)
 def times_normal(inputs, key, stddev):
     """`inputs` times normal deviates of mean 1, one for each element."""
     # Not `fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
     return multiply(inputs, normal(key, keras.ops.shape(inputs), 1.0, stddev))
 
 
-@_drawing(cuda=triton_kernels and triton_kernels.times_uniform)
+@_drawing(cpu=numba_kernels and numba_kernels.times_uniform, cuda=triton_kernels and triton_kernels.times_uniform)
 def times_uniform(inputs, key, width):
     """`inputs` times uniform numbers between `1 - width` and `1 + width`, one for each element."""
     return multiply(inputs, uniform(key, keras.ops.shape(inputs), 1 - width, 1 + width))
