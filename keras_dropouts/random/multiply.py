@@ -46,13 +46,17 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if not _may_write(inputs) or torch.compiler.is_compiling():
             return xp.where(keep, wide * scale, 0).to(inputs.dtype)
-        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
-        # of this size is new memory, which takes longer than a pass over it.
-        bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
-        kept = keep.to(bits)
-        kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
-        return kept.view(wide.dtype).mul_(scale).to(inputs.dtype)
+        return _kept(wide, keep).mul_(scale).to(inputs.dtype)
     return _where(inputs, keep, scale)
+
+
+def _kept(wide, keep):
+    # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor of
+    # this size is new memory, which takes longer than a pass over it.
+    bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
+    kept = keep.to(bits)
+    kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
+    return kept.view(wide.dtype)
 
 
 def _may_write(inputs):
@@ -122,6 +126,18 @@ def drop(inputs, key, rate, rescale):
         rescale: Whether to multiply by the `keep_scale`, or by 1.
     """
     keep = keep_mask(key, keras.ops.shape(inputs), rate)
+    return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
+
+
+def drop_together(inputs, key, rate, rescale, noise_shape):
+    """`drop` with one draw for all the elements that share an entry of a tensor of `noise_shape`."""
+    on_cpu = BACKEND == "torch" and inputs.device.type == "cpu" and drop.loops["cpu"]
+    if on_cpu and _may_write(inputs) and not torch.compiler.is_compiling():
+        # The loop finds out threshold and scale, too: a dozen operations on scalars, where there is little to draw.
+        noise = drop(torch.ones(noise_shape, dtype=torch.float32, device=inputs.device), key, rate, rescale)
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        return _kept(wide, noise != 0).mul_(noise).to(inputs.dtype)
+    keep = keep_mask(key, noise_shape, rate)
     return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
 
 

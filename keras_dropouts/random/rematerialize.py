@@ -116,7 +116,7 @@ if BACKEND == "torch":
             ctx.save_for_backward(key, rate)
             ctx.save_for_forward(key, rate)
 
-        backward = _Recomputed.backward
+        backward = staticmethod(_Recomputed.backward)
 
         @staticmethod
         def jvp(ctx, tangent, *_):
