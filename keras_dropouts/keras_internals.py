@@ -11,6 +11,7 @@ import contextlib
 import functools
 
 import keras
+from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
 
 # The base of Keras's augmentation layers, which has no public name.
 AUGMENTATION = keras.layers.Rescaling.__base__

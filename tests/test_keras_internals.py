@@ -284,6 +284,17 @@ def test_keras_asks_for_the_rematerialized_call():
     assert asked == [((), {"factor": 3})] and hasattr(layers.Layer, "rematerialized_call")
 
 
+@needed_by("the count of calls, which on PyTorch is changed in place where no scope holds another one")
+def test_in_stateless_scope():
+    assert not internals.in_stateless_scope()
+    layer = keras_dropouts.Dropout(0.5, seed=1)
+    with keras.StatelessScope() as scope:
+        assert internals.in_stateless_scope()
+        layer(X, training=True)
+    assert layer._random_state.read()[1] == 0
+    assert int(scope.get_current_value(layer._random_state.state)[1]) == 1
+
+
 def test_each_part_has_a_test():
     parts = [name for name, part in vars(internals).items() if inspect.isroutine(part) and name[0] != "_"]
     tests = " ".join(name for name in globals() if name.startswith("test_"))

@@ -53,6 +53,11 @@ class SeededLayer(keras.layers.Layer):
         self._fetched_state().write(seed=new_seed() if seed is None else seed)
         self._seed = seed
 
+    def __setattr__(self, name, value):
+        # At each call Keras notes that the layer is built and called, and looks through all it tracks each time.
+        if self.__dict__.get(name, self) is not value:
+            super().__setattr__(name, value)
+
     def _next_state(self):
         """Returns the random state of this call, and counts the call."""
         return self._random_state.next()

@@ -7,7 +7,7 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_choice, checked_inputs, checked_noise_shape
 from keras_dropouts.layers.base import RandomLayer
-from keras_dropouts.random.multiply import drop, multiply
+from keras_dropouts.random.multiply import drop, drop_together, multiply
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -80,8 +80,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         noise_shape, rescale = self._get_noise_shape(inputs), self.scaling == "training"
         if noise_shape is None:
             return drop(inputs, key, rate, rescale)
-        keep = random.keep_mask(key, _fit(noise_shape, inputs), rate)
-        return random.multiply_where(keep, random.keep_scale(rate) if rescale else 1.0, inputs)
+        return drop_together(inputs, key, rate, rescale, _fit(noise_shape, inputs))
 
     def inference_call(self, inputs):
         if self.scaling == "training":

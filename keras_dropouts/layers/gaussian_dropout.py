@@ -1,7 +1,7 @@
 import keras
-from keras import ops
 
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.random.backend import xp
 from keras_dropouts.random.multiply import times_normal
 
 
@@ -52,4 +52,4 @@ class GaussianDropout(RandomLayer):
     max_rate = 1 - 2**-16
 
     def multiply(self, inputs, key, rate):
-        return times_normal(inputs, key, ops.sqrt(rate / (1 - rate)))
+        return times_normal(inputs, key, xp.sqrt(rate / (1 - rate)))

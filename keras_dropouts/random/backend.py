@@ -23,7 +23,9 @@ elif BACKEND == "torch":
     xp = torch
 
     def cast(x, dtype):
-        return x.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        # To find out that there is nothing to do takes PyTorch as long as to do it.
+        return x if x.dtype is dtype else x.to(dtype)
 else:
     raise ImportError(f"keras_dropouts runs on the backends tensorflow, jax and torch. Received: {BACKEND!r}")
 

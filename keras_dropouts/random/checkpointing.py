@@ -190,15 +190,15 @@ elif BACKEND == "torch":
     # Of all layers, by the number of the draw.
     _kept: dict = {}
 
-    def once_by_number(draw):
+    def once_by_number(draw, *args):
         # A state that is counted is none of what torch.func transforms.
         with torch._C._DisableFuncTorch():
             again = _in_backward_pass()
             if not again and not _may_be_repeated():
-                return draw()
+                return draw(*args)
             number = _number()
             if not again:
-                _keep(_kept, number, draw())
+                _keep(_kept, number, draw(*args))
         if number not in _kept:
             raise RuntimeError(f"{LOST} torch.utils.checkpoint does that with preserve_rng_state=True, its default.")
         return _kept[number]

@@ -85,7 +85,10 @@ if BACKEND == "torch":
         """
         name, parameters = function.__name__.strip("_"), inspect.signature(function).parameters
 
+        @functools.wraps(function)
         def run(*args):
+            if torch.compiler.is_compiling():
+                return one(*args)
             if torch._C._are_functorch_transforms_active():
                 _refuse_vmap()
             device = args[0].device
@@ -104,12 +107,8 @@ if BACKEND == "torch":
         def fake(*args):
             return torch.empty_like((like or function)(*_on("meta", *args)), device=args[0].device)
 
-        @functools.wraps(function)
-        def call(*args):
-            return (one if torch.compiler.is_compiling() else run)(*args)
-
-        call.loops = loops
-        return call
+        run.loops = loops
+        return run
 
     TYPES = {"samples": "SymInt", "blocks": "SymInt", "rescale": "bool"}
     # Where the suite has run, and where there is nothing to run.

@@ -7,7 +7,7 @@ import keras
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.backend import BACKEND, cast, xp
 from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
-from keras_dropouts.random.compilation import fused, triton_kernels
+from keras_dropouts.random.compilation import fused, numba_kernels, triton_kernels
 
 if BACKEND == "torch":
     import torch
@@ -46,13 +46,17 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if not _may_write(inputs) or torch.compiler.is_compiling():
             return xp.where(keep, wide * scale, 0).to(inputs.dtype)
-        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor
-        # of this size is new memory, which takes longer than a pass over it.
-        bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
-        kept = keep.to(bits)
-        kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
-        return kept.view(wide.dtype).mul_(scale).to(inputs.dtype)
+        return _kept(wide, keep).mul_(scale).to(inputs.dtype)
     return _where(inputs, keep, scale)
+
+
+def _kept(wide, keep):
+    # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor of
+    # this size is new memory, which takes longer than a pass over it.
+    bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
+    kept = keep.to(bits)
+    kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
+    return kept.view(wide.dtype)
 
 
 def _may_write(inputs):
@@ -89,16 +93,16 @@ def multiply(inputs, noise):
     return cast(cast(inputs, wide) * noise, inputs.dtype)
 
 
-def _drawing(cuda):
+def _drawing(cpu, cuda):
     """Decorates a product with what is drawn for each element, given the input, the key and the numbers to draw by.
 
-    PyTorch: on a device of that type, the loop, unless it is `None`, draws and multiplies in one pass over memory.
+    PyTorch: on a device of a type for which there is a loop, that draws and multiplies in one pass over memory.
     """
 
     def decorated(function):
         if BACKEND != "torch":
             return function
-        loops = {"cuda": cuda}
+        loops = {"cpu": cpu, "cuda": cuda}
         one = operation(loops, function, lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device="meta"))
 
         @functools.wraps(function)
@@ -112,7 +116,7 @@ def _drawing(cuda):
 
 
 @fused
-@_drawing(cuda=triton_kernels and triton_kernels.drop)
+@_drawing(cpu=numba_kernels and numba_kernels.drop, cuda=triton_kernels and triton_kernels.drop)
 def drop(inputs, key, rate, rescale):
     """`multiply_where` with a `keep_mask` of the input's shape.
 
@@ -125,14 +129,26 @@ def drop(inputs, key, rate, rescale):
     return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
 
 
-@_drawing(cuda=triton_kernels and triton_kernels.times_normal)
+def drop_together(inputs, key, rate, rescale, noise_shape):
+    """`drop` with one draw for all the elements that share an entry of a tensor of `noise_shape`."""
+    on_cpu = BACKEND == "torch" and inputs.device.type == "cpu" and drop.loops["cpu"]
+    if on_cpu and _may_write(inputs) and not torch.compiler.is_compiling():
+        # The loop finds out threshold and scale, too: a dozen operations on scalars, where there is little to draw.
+        noise = drop(torch.ones(noise_shape, dtype=torch.float32, device=inputs.device), key, rate, rescale)
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        return _kept(wide, noise != 0).mul_(noise).to(inputs.dtype)
+    keep = keep_mask(key, noise_shape, rate)
+    return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)
+
+
+@_drawing(cpu=numba_kernels and numba_kernels.times_normal, cuda=triton_kernels and triton_kernels.times_normal)
 def times_normal(inputs, key, stddev):
     """`inputs` times normal deviates of mean 1, one for each element."""
     # Not `fused`: TensorFlow by itself writes the product over the noise, for which XLA takes new memory.
     return multiply(inputs, normal(key, keras.ops.shape(inputs), 1.0, stddev))
 
 
-@_drawing(cuda=triton_kernels and triton_kernels.times_uniform)
+@_drawing(cpu=numba_kernels and numba_kernels.times_uniform, cuda=triton_kernels and triton_kernels.times_uniform)
 def times_uniform(inputs, key, width):
     """`inputs` times uniform numbers between `1 - width` and `1 + width`, one for each element."""
     return multiply(inputs, uniform(key, keras.ops.shape(inputs), 1 - width, 1 + width))

@@ -28,7 +28,7 @@ def rematerialized_product(multiply, inputs, key, rate):
     if BACKEND == "torch":
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             key = _KeyOfEach.apply(inputs, key)
-        return _product(multiply, inputs, key, rate)
+        return _product(inputs, key, rate, multiply)
 
     @tf.custom_gradient
     def apply(x):
@@ -84,11 +84,28 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
 
 if BACKEND == "torch":
 
-    def _product(multiply, inputs, key, rate):
-        function = _Recomputed if torch.compiler.is_compiling() else _Differentiated
-        return function.apply(inputs, key, rate, multiply)
+    def _product(inputs, key, rate, multiply):
+        if not torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+                return _Transformed.apply(inputs, key, rate, multiply)
+            if not torch.is_grad_enabled():
+                return multiply(inputs, key, rate)
+        return _Recomputed.apply(inputs, key, rate, multiply)
 
     class _Recomputed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, inputs, key, rate, multiply):
+            ctx.multiply = multiply
+            ctx.save_for_backward(key, rate)
+            return multiply(inputs, key, rate)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return _product(upstream, *ctx.saved_tensors, ctx.multiply), None, None, None
+
+    class _Transformed(torch.autograd.Function):
+        """With a forward-mode derivative and a rule for `torch.func.vmap`, and the slower form that those ask for."""
+
         @staticmethod
         def forward(inputs, key, rate, multiply):
             return multiply(inputs, key, rate)
@@ -99,22 +116,17 @@ if BACKEND == "torch":
             ctx.save_for_backward(key, rate)
             ctx.save_for_forward(key, rate)
 
-        @staticmethod
-        def backward(ctx, upstream):
-            return _product(ctx.multiply, upstream, *ctx.saved_tensors), None, None, None
-
-    class _Differentiated(_Recomputed):
-        """With what `torch.compile` does not take: a forward-mode derivative, and a rule for `torch.func.vmap`."""
+        backward = staticmethod(_Recomputed.backward)
 
         @staticmethod
         def jvp(ctx, tangent, *_):
-            return _product(ctx.multiply, tangent, *ctx.saved_tensors)
+            return _product(tangent, *ctx.saved_tensors, ctx.multiply)
 
         @staticmethod
         def vmap(info, in_dims, inputs, key, rate, multiply):
             # One by one: what draws is a loop over memory, and a layer may look at its whole input.
             parts = _parts(info, in_dims[:3], inputs, key, rate)
-            return torch.stack([_product(multiply, *part) for part in parts]), 0
+            return torch.stack([_product(*part, multiply) for part in parts]), 0
 
     class _KeyOfEach(torch.autograd.Function):
         """The key of a call, or within `torch.func.vmap` that of each call which it makes one, as its caller asks."""

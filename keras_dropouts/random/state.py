@@ -6,6 +6,7 @@ import random
 import keras
 import numpy as np
 
+from keras_dropouts.keras_internals import in_stateless_scope
 from keras_dropouts.random import checkpointing
 from keras_dropouts.random.backend import BACKEND, WORD, bits_as, cast
 
@@ -45,8 +46,12 @@ class RandomState(keras.random.SeedGenerator):
 
     def next(self, ordered=True):
         """Returns the state as it is, and counts one call. Within a repetition by checkpointing: what it was then."""
-        if BACKEND == "torch" and torch.compiler.is_compiling():
-            return _count_call(self.state.value)
+        if BACKEND == "torch":
+            if torch.compiler.is_compiling():
+                return _count_call(self.state.value)
+            if not in_stateless_scope():
+                # In place: to assign a new value takes as long as a dropout of a small tensor.
+                return checkpointing.once_by_number(_counted, self.state.value)
         return self._checkpoints.once(self._count)
 
     def repeats(self):
@@ -85,15 +90,15 @@ if BACKEND == "torch":
     def _one_call_on(device):
         return torch.tensor([0, 1, 0, 0], dtype=torch.int32, device=device)
 
+    def _counted(state):
+        before = state.clone()
+        state.add_(_one_call_on(state.device))
+        return before
+
     # Asked as it runs, not as it is compiled: whether that is a repetition.
     @torch.library.custom_op("keras_dropouts::count_call", mutates_args=("state",))
     def _count_call(state: torch.Tensor) -> torch.Tensor:
-        def count():
-            before = state.clone()
-            state.add_(_one_call_on(state.device))
-            return before
-
-        return checkpointing.once_by_number(count).clone()
+        return checkpointing.once_by_number(_counted, state).clone()
 
     @_count_call.register_fake
     def _(state):
