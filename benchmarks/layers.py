@@ -200,6 +200,10 @@ LAYERS = {
 }
 
 
+# Those that can be called alone on images.
+ALONE = [name for name, kind in LAYERS.items() if CNN in kind.networks and not kind.instead]
+
+
 def makers(*names):
     """Functions that make a layer, by name and whose it is: the floor, then those of `names`."""
     made = {(FLOOR, OURS): Twice}

@@ -1,5 +1,7 @@
 """Times of calls that take turns, so that a machine's moods meet them all alike."""
 
+import concurrent.futures
+import multiprocessing
 import statistics
 import time
 
@@ -41,6 +43,13 @@ def interleaved(calls, seconds):
             call()
             times[name].append(time.perf_counter() - start)
     return times
+
+
+def in_fresh_processes(function, arguments):
+    """What a function returns for each of these tuples of arguments, each in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as processes:
+        return list(processes.map(function, *zip(*arguments, strict=True)))
 
 
 def by_layer(numbers):
