@@ -84,17 +84,21 @@ def _torch(layer, x, inputs):
 
 
 def peak_bytes(network, name, whose):
-    """The most that a training step takes beside what is there before it.
+    """The most that a training step takes beside what is there before it, in a process of its own.
 
     On a GPU by the framework's own accounting. On a CPU, where no framework has one, by Linux's of the process.
     """
-    train = trainer(network, drops(*LAYERS.keys() & {name})[name, whose], scale=2)
+    train, x, y = trainer(network, drops(*LAYERS.keys() & {name})[name, whose], scale=2)
     if not ON_GPU:
         # What is freed goes back to the system at once, and does not hide what is needed next.
         libc, threshold = ctypes.CDLL(None), -3
         libc.mallopt(threshold, 2**16)
-    # Compiles.
-    train(1)
+    if BACKEND == "tensorflow":
+        # Compiles for any number of samples. What memory TensorFlow once had on a CPU it keeps.
+        for samples in (1, 2):
+            train(1, x[:samples], y[:samples])
+    else:
+        train(1)
     gc.collect()
     if ON_GPU:
         return _peak_of_gpu(train)
@@ -120,6 +124,7 @@ def _peak_of_gpu(train):
         tf.config.experimental.reset_memory_stats("GPU:0")
         train(1)
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+    # That of the step before, which was the same: JAX does not forget a peak.
     stats = jax.devices()[0].memory_stats()
     return stats["peak_bytes_in_use"] - stats["bytes_in_use"]
 
@@ -131,10 +136,7 @@ def peaks(networks=NETWORKS):
         cases = list(drops(*[name for name, kind in LAYERS.items() if kind.networks[0] == network]))
         if len(cases) == 2:
             continue
-        calls = [(network, *which) for which in cases]
-        # JAX does not forget a GPU's peak.
-        fresh = BACKEND == "jax" and ON_GPU
-        taken = in_fresh_processes(peak_bytes, calls) if fresh else [peak_bytes(*call) for call in calls]
+        taken = in_fresh_processes(peak_bytes, [(network, *which) for which in cases], workers=2)
         results[network] = by_layer(
             {which: {"MB": n / 1e6, "ratio": n / taken[0]} for which, n in zip(cases, taken, strict=True)}
         )

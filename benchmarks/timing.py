@@ -1,6 +1,5 @@
 """Times of calls that take turns, so that a machine's moods meet them all alike."""
 
-import concurrent.futures
 import multiprocessing
 import statistics
 import time
@@ -45,11 +44,10 @@ def interleaved(calls, seconds):
     return times
 
 
-def in_fresh_processes(function, arguments):
+def in_fresh_processes(function, arguments, workers=1):
     """What a function returns for each of these tuples of arguments, each in a process of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as processes:
-        return list(processes.map(function, *zip(*arguments, strict=True)))
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as processes:
+        return processes.starmap(function, arguments, chunksize=1)
 
 
 def by_layer(numbers):

@@ -29,18 +29,18 @@ def trainer(network, drop, scale=8 if ON_GPU else 1, jit_compile="auto"):
     y = ops.convert_to_tensor(rng.integers(0, 10, scale * batch))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=jit_compile)
 
-    def train(steps):
+    def train(steps, x=x, y=y):
         for _ in range(steps):
             model.train_on_batch(x, y)
         # The weights of the first layer change last.
         wait(model.trainable_variables[0].value)
 
-    return train
+    return train, x, y
 
 
 def timed(network, names, seconds, jit_compile="auto"):
     """Times the steps of a network without a layer and with each, for so many seconds each."""
-    trainers = {which: trainer(network, drop, jit_compile=jit_compile) for which, drop in drops(*names).items()}
+    trainers = {which: trainer(network, drop, jit_compile=jit_compile)[0] for which, drop in drops(*names).items()}
     first = next(iter(trainers.values()))
     first(1)
     start = time.perf_counter()
