@@ -245,9 +245,10 @@ def picture(results):
             if points:
                 dots.plot(*zip(*points, strict=True), "|" if whose == FLOOR else "o", color=COLOURS[whose], label=whose)
         dots.set_xscale("log")
-        ticks = [1, 1.5, 2, 3, 5, 10, 20]
+        ticks, limits = [1, 1.5, 2, 3, 5, 10, 20], dots.get_xlim()
         dots.set_xticks(ticks, ticks)
         dots.set_xticks([], minor=True)
+        dots.set_xlim(limits)
         dots.axvline(1, color="black", linewidth=0.8)
         dots.grid(alpha=0.3)
         dots.set_title(BACKENDS[backend])
