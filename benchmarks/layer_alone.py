@@ -5,8 +5,9 @@ import math
 import keras
 import numpy as np
 from keras import ops
-from layers import LAYERS, makers
-from timing import interleaved, summary
+from layers import ALONE, makers
+from machine import memory
+from timing import interleaved, summary, wait
 
 BACKEND = keras.backend.backend()
 
@@ -17,17 +18,27 @@ elif BACKEND == "jax":
 else:
     import torch
 
-# From 1e3 to 3e7 floats, in feature maps whose sizes networks have.
-SHAPES = [(1, 4, 4, 64), (2, 8, 8, 64), (4, 20, 20, 64), (16, 32, 32, 64), (32, 56, 56, 64), (64, 86, 86, 64)]
+# From 1 to 3e8 floats, in feature maps whose sizes networks have.
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 4, 4, 64),
+    (2, 8, 8, 64),
+    (4, 20, 20, 64),
+    (16, 32, 32, 64),
+    (32, 56, 56, 64),
+    (64, 86, 86, 64),
+    (128, 112, 112, 64),
+    (384, 112, 112, 64),
+]
 LARGE = (32, 56, 56, 64)
+# As many float32 tensors as inputs, outputs, their gradients, and the words and masks between take at most.
+TENSORS = 12
 
 
-def calls(layer, shape, jit_compile="auto"):
+def calls(layer, x, upstream, jit_compile):
     """Two functions that run the layer in training, forward, and forward and backward, to their ends."""
-    rng = np.random.default_rng(0)
-    x, upstream = (ops.convert_to_tensor(rng.standard_normal(shape), "float32") for _ in range(2))
-    layer.build(shape)
-    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](layer, x, upstream, jit_compile is True)
+    layer.build(x.shape)
+    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[BACKEND](layer, x, upstream, jit_compile)
 
 
 def _tensorflow(layer, x, upstream, jit_compile):
@@ -42,8 +53,7 @@ def _tensorflow(layer, x, upstream, jit_compile):
             y = layer(x, training=True)
         return y, tape.gradient(y, x, upstream)
 
-    # Reading one number waits for all.
-    return lambda: forward(x)[(0,) * x.ndim].numpy(), lambda: both(x)[1][(0,) * x.ndim].numpy()
+    return lambda: wait(forward(x)), lambda: wait(both(x)[1])
 
 
 def _jax(layer, x, upstream, _):
@@ -62,33 +72,39 @@ def _jax(layer, x, upstream, _):
 
 def _torch(layer, x, upstream, jit_compile):
     run = torch.compile(lambda x: layer(x, training=True)) if jit_compile else lambda x: layer(x, training=True)
-    x_with_gradient = x.clone().requires_grad_(True)
+    x_with_gradient = x.detach().requires_grad_(True)
 
     def forward():
         with torch.no_grad():
-            run(x)
+            wait(run(x))
 
     def both():
-        x_with_gradient.grad = None
         run(x_with_gradient).backward(upstream)
+        wait(x_with_gradient.grad)
+        x_with_gradient.grad = None
 
     return forward, both
 
 
-def compared(shape, makers, jit_compile, seconds):
-    """Milliseconds, and ratios to `x * 2`, of the forward pass, and of both."""
-    pairs = {name: calls(make(), shape, jit_compile) for name, make in makers.items()}
+def compared(shape, names, seconds, jit_compile=False):
+    """Milliseconds and ratios to `x * 2`, by direction; or what is in the way."""
+    needed, there = TENSORS * 4 * math.prod(shape), memory()
+    if needed > there:
+        return f"not measured: may take {needed / 1e9:.0f} GB, and there are {there / 1e9:.0f}"
+    rng = np.random.default_rng(0)
+    x, upstream = (ops.convert_to_tensor(rng.standard_normal(shape, dtype="float32")) for _ in range(2))
+    pairs = {which: calls(make(), x, upstream, jit_compile) for which, make in makers(*names).items()}
     directions = ("forward", "forward and backward")
     return {
-        direction: summary(interleaved({name: pair[i] for name, pair in pairs.items()}, seconds))
+        direction: summary(interleaved({which: pair[i] for which, pair in pairs.items()}, seconds))
         for i, direction in enumerate(directions)
     }
 
 
 def measure(seconds=4):
     """Results of Dropout by size, of all layers at one large size, and there with `jit_compile=True`, by direction."""
-    results = {str(math.prod(shape)): compared(shape, makers("Dropout"), "auto", seconds) for shape in SHAPES}
-    results[f"all layers, {math.prod(LARGE)}"] = compared(LARGE, makers(*LAYERS), "auto", seconds)
+    results = {str(math.prod(shape)): compared(shape, ["Dropout"], seconds) for shape in SHAPES}
+    results[f"all layers, {math.prod(LARGE)}"] = compared(LARGE, ALONE, 2 * seconds)
     if BACKEND != "jax":
-        results[f"jit_compile=True, {math.prod(LARGE)}"] = compared(LARGE, makers("Dropout"), True, seconds)
+        results[f"jit_compile=True, {math.prod(LARGE)}"] = compared(LARGE, ["Dropout"], seconds, jit_compile=True)
     return results

@@ -1,13 +1,21 @@
-"""The layers that are measured: ours, Keras's own, peers, and the floor under them all."""
+"""The layers that are measured: all of ours, Keras's own or the nearest to it, peers, and the floor under them all."""
 
+import functools
 import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 import keras_dropouts as kd
 
-FLOOR = "x * 2"
+NONE, FLOOR = "no layer", "x * 2"
+OURS, KERAS, PEER = "ours", "Keras's", "peer"
+CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
+LSTM, GRU = "LSTM", "GRU"
+SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
+POOLING1D, POOLING2D, POOLING3D = "pooled sequences", "pooled images", "pooled volumes"
 
 
 class Twice(keras.layers.Layer):
@@ -17,7 +25,7 @@ class Twice(keras.layers.Layer):
         return inputs * 2 if training else inputs
 
 
-class MaxPoolDropBlock2D(keras.layers.Layer):
+class MaxPoolDropBlock(keras.layers.Layer):
     """DropBlock as other libraries write it: floats compared with gamma, spread by max-pooling; channels last."""
 
     def __init__(self, rate, block_size):
@@ -28,13 +36,14 @@ class MaxPoolDropBlock2D(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training:
             return inputs
-        batch, height, width, channels = ops.shape(inputs)
+        batch, *size, channels = ops.shape(inputs)
         block = self.block_size
-        valid = (height - block + 1, width - block + 1)
-        gamma = self.rate * height * width / (block**2 * valid[0] * valid[1])
+        valid = [n - block + 1 for n in size]
+        gamma = self.rate
+        for n, v in zip(size, valid, strict=True):
+            gamma *= n / (block * v)
         seeds = keras.random.uniform((batch, *valid, channels), seed=self.seed_generator) < gamma
-        margin = [(0, 0), (block - 1, block - 1), (block - 1, block - 1), (0, 0)]
-        seeds = ops.pad(ops.cast(seeds, inputs.dtype), margin)
+        seeds = ops.pad(ops.cast(seeds, inputs.dtype), [(0, 0), *[(block - 1, block - 1)] * len(size), (0, 0)])
         mask = 1 - ops.max_pool(seeds, block, strides=1)
         return inputs * mask * (ops.cast(ops.size(mask), mask.dtype) / ops.sum(mask))
 
@@ -54,37 +63,163 @@ def _torch_peers():
         def call(self, inputs, training=False):
             return super().call(inputs.permute(0, 3, 1, 2), training).permute(0, 2, 3, 1)
 
-    peers = {"Dropout": {"torch.nn.Dropout": lambda: Peer(torch.nn.Dropout(0.2))}}
+    peers = {"Dropout": lambda: Peer(torch.nn.Dropout(0.2))}
     if importlib.util.find_spec("dropblock"):
         from dropblock import DropBlock2D
 
-        peers["DropBlock2D"] = {"dropblock.DropBlock2D": lambda: ChannelsLast(DropBlock2D(0.1, 7))}
+        peers["DropBlock2D"] = lambda: ChannelsLast(DropBlock2D(0.1, 7))
     return peers
 
 
 PEERS = _torch_peers() if keras.backend.backend() == "torch" else {}
 
-# By the name of ours: ours first, then those that do the same work.
+
+class Kind(NamedTuple):
+    """A layer of ours and what it is measured against.
+
+    Attributes:
+        networks: Those that it suits, by name.
+        ours: Makes it.
+        keras: Makes what Keras has that does the same work, or the nearest to it.
+        nearest: What that is, where it is not a layer of the same name.
+        instead: Whether these are functions of a layer of the network and its inputs, and stand in place of it. Else
+            they make what comes after it.
+    """
+
+    networks: tuple
+    ours: Callable
+    keras: Callable | None = None
+    nearest: str = ""
+    instead: bool = False
+
+
+def _shared(noise_shape):
+    return lambda: keras.layers.Dropout(0.2, noise_shape=noise_shape)
+
+
+def _pooling(ours):
+    """Dropped before the maximum of each window is taken."""
+    return {
+        "ours": lambda pool, x: ours(0.2)(x),
+        "keras": lambda pool, x: pool(keras.layers.Dropout(0.2)(x)),
+        "nearest": "Dropout before MaxPooling",
+        "instead": True,
+    }
+
+
+def _dense(ours):
+    return {
+        "ours": lambda dense, x: ours(dense)(x),
+        "keras": lambda dense, x: keras.layers.Dropout(0.5)(dense(x)),
+        "nearest": "Dropout",
+        "instead": True,
+    }
+
+
+def _recurrent(ours, **dropouts):
+    return {
+        "ours": lambda rnn, x: ours(rnn, 0.2)(x),
+        "keras": lambda rnn, x: type(rnn).from_config({**rnn.get_config(), **dropouts})(x),
+        "nearest": "the layer's own " + " and ".join(f"`{name}`" for name in dropouts),
+        "instead": True,
+    }
+
+
+def _by_sample(layer, inputs):
+    x = layer(inputs)
+    return _shared((None, *[1] * (len(x.shape) - 1)))()(x)
+
+
+def _by_batch(add, inputs):
+    shortcut, branch = inputs
+    return add([shortcut, _shared((1, 1, 1, 1))()(branch)])
+
+
 LAYERS = {
-    "Dropout": {"Dropout": lambda: kd.Dropout(0.2), "keras Dropout": lambda: keras.layers.Dropout(0.2)},
-    "SpatialDropout2D": {
-        "SpatialDropout2D": lambda: kd.SpatialDropout2D(0.2),
-        "keras SpatialDropout2D": lambda: keras.layers.SpatialDropout2D(0.2),
-    },
-    "GaussianDropout": {
-        "GaussianDropout": lambda: kd.GaussianDropout(0.2),
-        "keras GaussianDropout": lambda: keras.layers.GaussianDropout(0.2),
-    },
-    "DropBlock2D": {
-        "DropBlock2D": lambda: kd.DropBlock2D(0.1, 7),
-        "max-pool DropBlock2D": lambda: MaxPoolDropBlock2D(0.1, 7),
-    },
+    "Dropout": Kind((CNN, MLP, TRANSFORMER), lambda: kd.Dropout(0.2), lambda: keras.layers.Dropout(0.2)),
+    "GaussianDropout": Kind(
+        (CNN, MLP, TRANSFORMER), lambda: kd.GaussianDropout(0.2), lambda: keras.layers.GaussianDropout(0.2)
+    ),
+    "SpatialDropout2D": Kind((CNN,), lambda: kd.SpatialDropout2D(0.2), lambda: keras.layers.SpatialDropout2D(0.2)),
+    "DropBlock2D": Kind(
+        (CNN,), lambda: kd.DropBlock2D(0.1, 7), lambda: MaxPoolDropBlock(0.1, 7), "a DropBlock by max-pooling"
+    ),
+    "UniformDropout": Kind(
+        (CNN,), lambda: kd.UniformDropout(0.2), lambda: keras.layers.GaussianDropout(0.2), "GaussianDropout"
+    ),
+    "DropPath": Kind(
+        (CNN, TRANSFORMER),
+        lambda layer, inputs: kd.DropPath(0.2)(layer(inputs)),
+        _by_sample,
+        "Dropout with a noise shape",
+        instead=True,
+    ),
+    "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
+    "Cutout": Kind(
+        (CNN,),
+        lambda: kd.Cutout(14),
+        lambda: keras.layers.RandomErasing(1.0, (0.25, 0.25), 0.0, (0, 1)),
+        "RandomErasing",
+    ),
+    "Dropout(CurriculumDropout)": Kind(
+        (CNN,), lambda: kd.Dropout(kd.CurriculumDropout(0.2, 0.01)), lambda: keras.layers.Dropout(0.2), "Dropout"
+    ),
+    "StochasticDepth": Kind(
+        (DEPTH,),
+        lambda add, inputs: kd.StochasticDepth(0.2)(inputs),
+        _by_batch,
+        "Dropout with a noise shape, before Add",
+        instead=True,
+    ),
+    "SpatialDropout1D": Kind(
+        (SEQUENCES,), lambda: kd.SpatialDropout1D(0.2), lambda: keras.layers.SpatialDropout1D(0.2)
+    ),
+    "TimestepDropout": Kind(
+        (SEQUENCES,), lambda: kd.TimestepDropout(0.2), _shared((None, None, 1)), "Dropout with a noise shape"
+    ),
+    "DropBlock1D": Kind(
+        (SEQUENCES,), lambda: kd.DropBlock1D(0.1, 7), lambda: MaxPoolDropBlock(0.1, 7), "a DropBlock by max-pooling"
+    ),
+    "SpatialDropout3D": Kind((VOLUMES,), lambda: kd.SpatialDropout3D(0.2), lambda: keras.layers.SpatialDropout3D(0.2)),
+    "DropBlock3D": Kind(
+        (VOLUMES,), lambda: kd.DropBlock3D(0.1, 3), lambda: MaxPoolDropBlock(0.1, 3), "a DropBlock by max-pooling"
+    ),
+    "MaxPoolingDropout1D": Kind((POOLING1D,), **_pooling(kd.MaxPoolingDropout1D)),
+    "MaxPoolingDropout2D": Kind((POOLING2D,), **_pooling(kd.MaxPoolingDropout2D)),
+    "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
+    "Standout": Kind((MLP,), **_dense(kd.Standout)),
+    # With weights for each example, which takes as many times the work.
+    "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
+    "DropConnect(per_example=False)": Kind((MLP,), **_dense(functools.partial(kd.DropConnect, per_example=False))),
+    "VariationalRNNDropout": Kind(
+        (LSTM, GRU), **_recurrent(kd.VariationalRNNDropout, dropout=0.2, recurrent_dropout=0.2)
+    ),
+    "RecurrentDropout": Kind((LSTM, GRU), **_recurrent(kd.RecurrentDropout, recurrent_dropout=0.2)),
+    "RNNDrop": Kind((LSTM,), **_recurrent(kd.RNNDrop, recurrent_dropout=0.2)),
+    "Zoneout": Kind((LSTM, GRU), **_recurrent(kd.Zoneout, recurrent_dropout=0.2)),
 }
 
 
+# Those that can be called alone on images.
+ALONE = [name for name, kind in LAYERS.items() if CNN in kind.networks and not kind.instead]
+
+
 def makers(*names):
-    """Functions that make a layer, by name: the floor, then those of `names`, ours and others."""
-    chosen = {FLOOR: Twice}
+    """Functions that make a layer, by name and whose it is: the floor, then those of `names`."""
+    made = {(FLOOR, OURS): Twice}
     for name in names:
-        chosen |= LAYERS[name] | PEERS.get(name, {})
-    return chosen
+        kind = LAYERS[name]
+        made |= {(name, OURS): kind.ours, (name, KERAS): kind.keras, (name, PEER): PEERS.get(name)}
+    return {which: make for which, make in made.items() if make}
+
+
+def drops(*names):
+    """The same, and none, as functions of a layer of a network and its inputs."""
+
+    def after(make, layer, inputs):
+        return make()(layer(inputs))
+
+    return {(NONE, OURS): lambda layer, inputs: layer(inputs)} | {
+        (name, whose): make if name in LAYERS and LAYERS[name].instead else functools.partial(after, make)
+        for (name, whose), make in makers(*names).items()
+    }

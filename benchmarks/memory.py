@@ -1,11 +1,20 @@
-"""What a layer keeps from the forward pass for the backward pass, by each framework's own accounting."""
+"""What a layer keeps from the forward pass for the backward pass, and what a training step takes at its peak."""
 
+import ctypes
+import gc
 import math
+import pathlib
+import re
+import sys
 
 import keras
 import numpy as np
 from keras import ops
-from layers import LAYERS, makers
+from layers import ALONE, LAYERS, drops, makers
+from machine import ON_GPU
+from networks import NETWORKS
+from timing import by_layer, in_fresh_processes
+from training_step import trainer
 
 BACKEND = keras.backend.backend()
 
@@ -74,6 +83,67 @@ def _torch(layer, x, inputs):
     return sum(kept.values())
 
 
+def peak_bytes(network, name, whose):
+    """The most that a training step takes beside what is there before it, in a process of its own.
+
+    On a GPU by the framework's own accounting. On a CPU, where no framework has one, by Linux's of the process.
+    """
+    train, x, y = trainer(network, drops(*LAYERS.keys() & {name})[name, whose], scale=2)
+    if not ON_GPU:
+        # What is freed goes back to the system at once, and does not hide what is needed next.
+        libc, threshold = ctypes.CDLL(None), -3
+        libc.mallopt(threshold, 2**16)
+    if BACKEND == "tensorflow":
+        # Compiles for any number of samples. What memory TensorFlow once had on a CPU it keeps.
+        for samples in (1, 2):
+            train(1, x[:samples], y[:samples])
+    else:
+        train(1)
+    gc.collect()
+    if ON_GPU:
+        return _peak_of_gpu(train)
+    libc.malloc_trim(0)
+    before = _resident("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    train(1)
+    return _resident("VmHWM") - before
+
+
+def _resident(which):
+    return 1024 * int(re.search(rf"{which}:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+
+
+def _peak_of_gpu(train):
+    if BACKEND == "torch":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        train(1)
+        return torch.cuda.max_memory_allocated() - before
+    if BACKEND == "tensorflow":
+        before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        train(1)
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
+    # That of the step before, which was the same: JAX does not forget a peak.
+    stats = jax.devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] - stats["bytes_in_use"]
+
+
+def peaks(networks=NETWORKS):
+    """Megabytes, and ratios to no layer, by network and layer: of each layer in the first network that it suits."""
+    results = {}
+    for network in networks:
+        cases = list(drops(*[name for name, kind in LAYERS.items() if kind.networks[0] == network]))
+        if len(cases) == 2:
+            continue
+        taken = in_fresh_processes(peak_bytes, [(network, *which) for which in cases], workers=2)
+        results[network] = by_layer(
+            {which: {"MB": n / 1e6, "ratio": n / taken[0]} for which, n in zip(cases, taken, strict=True)}
+        )
+    return results
+
+
 def measure(shape=(32, 28, 28, 32)):
-    """Bytes an element, by layer."""
-    return {"float32": {name: kept_bytes(make(), shape) / math.prod(shape) for name, make in makers(*LAYERS).items()}}
+    """Bytes an element that are kept, by layer; and the peaks, where they can be known."""
+    kept = {which: kept_bytes(make(), shape) / math.prod(shape) for which, make in makers(*ALONE).items()}
+    return {"kept": {"float32": by_layer(kept)}, "peak": peaks() if ON_GPU or sys.platform == "linux" else {}}

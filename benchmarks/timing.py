@@ -1,9 +1,25 @@
 """Times of calls that take turns, so that a machine's moods meet them all alike."""
 
+import multiprocessing
 import statistics
 import time
 
+import keras
+
 FEWEST_ROUNDS = 5
+
+
+def wait(x):
+    """Returns when the tensor `x` has been computed: on a GPU that is later than when the call returns that asked."""
+    if keras.backend.backend() == "jax":
+        x.block_until_ready()
+    elif keras.backend.backend() == "tensorflow":
+        # Reading one number waits for all.
+        x[(0,) * len(x.shape)].numpy()
+    elif x.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def interleaved(calls, seconds):
@@ -28,13 +44,29 @@ def interleaved(calls, seconds):
     return times
 
 
+def in_fresh_processes(function, arguments, workers=1):
+    """What a function returns for each of these tuples of arguments, each in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as processes:
+        return processes.starmap(function, arguments, chunksize=1)
+
+
+def by_layer(numbers):
+    """Numbers by layer, and there by whose it is, from numbers by both."""
+    nested = {}
+    for (name, whose), number in numbers.items():
+        nested.setdefault(name, {})[whose] = number
+    return nested
+
+
 def summary(times, steps=1):
     """The median milliseconds of each, and the median of its ratios to the first, round by round."""
     first = next(iter(times.values()))
-    return {
-        name: {
-            "ms": statistics.median(taken) / steps * 1e3,
-            "ratio": statistics.median(t / t0 for t, t0 in zip(taken, first, strict=True)),
+    return by_layer(
+        {
+            which: {
+                "ms": statistics.median(taken) / steps * 1e3,
+                "ratio": statistics.median(t / t0 for t, t0 in zip(taken, first, strict=True)),
+            }
+            for which, taken in times.items()
         }
-        for name, taken in times.items()
-    }
+    )

@@ -1,72 +1,56 @@
-"""What a layer costs in a training step, on three networks, against no layer.
+"""What a layer costs in a training step of the networks that it suits, against no layer.
 
 The step is the one that `fit` compiles and runs, called by `train_on_batch`: on TensorFlow the epochs of `fit` itself
 last multiples of a third of a second, whatever the layer.
 """
 
+import math
+import time
+
 import keras
 import numpy as np
-from keras import layers, ops
-from layers import makers
-from timing import interleaved, summary
+from keras import ops
+from layers import CNN, LAYERS, drops
+from machine import ON_GPU
+from networks import NETWORKS
+from timing import interleaved, summary, wait
 
 BACKEND = keras.backend.backend()
-NONE = "no layer"
+# What is timed as one lasts so many seconds.
+SLICE = 0.05
 
 
-def residual_cnn(drop):
-    """Two residual blocks of two convolutions, with a dropout after each."""
-    x = inputs = keras.Input((28, 28, 32))
-    for _ in range(2):
-        y = drop(layers.Conv2D(32, 3, padding="same", activation="relu")(x))
-        y = drop(layers.Conv2D(32, 3, padding="same")(y))
-        x = layers.add([x, y])
-    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
-
-
-def mlp(drop):
-    x = inputs = keras.Input((784,))
-    for _ in range(2):
-        x = drop(layers.Dense(1024, activation="relu")(x))
-    return keras.Model(inputs, layers.Dense(10)(x))
-
-
-def transformer(drop):
-    """An encoder block, with a dropout of the attention's output and of the MLP's."""
-    x = inputs = keras.Input((128, 256))
-    y = layers.LayerNormalization()(x)
-    x = layers.add([x, drop(layers.MultiHeadAttention(4, 64)(y, y))])
-    y = layers.Dense(1024, activation="gelu")(layers.LayerNormalization()(x))
-    x = layers.add([x, drop(layers.Dense(256)(y))])
-    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
-
-
-ANY = ("Dropout", "GaussianDropout")
-# The network, its batch, how many steps are timed as one, and the layers that it takes.
-NETWORKS = {
-    "residual CNN": (residual_cnn, 64, 4, (*ANY, "SpatialDropout2D", "DropBlock2D")),
-    "MLP": (mlp, 128, 16, ANY),
-    "Transformer block": (transformer, 32, 2, ANY),
-}
-
-
-def timed(build, batch, steps, makers, jit_compile, seconds):
-    """Times the steps of a network without a layer and with each."""
+def trainer(network, drop, scale=8 if ON_GPU else 1, jit_compile="auto"):
+    """A function that takes a number of training steps of a network, on batches that are `scale` times as large."""
+    build, batch = NETWORKS[network]
+    model = build(drop)
     rng = np.random.default_rng(0)
-    shape = build(lambda x: x).input_shape[1:]
-    x = ops.convert_to_tensor(rng.standard_normal((batch, *shape)), "float32")
-    y = ops.convert_to_tensor(rng.integers(0, 10, batch))
+    x = ops.convert_to_tensor(rng.standard_normal((scale * batch, *model.input_shape[1:])), "float32")
+    y = ops.convert_to_tensor(rng.integers(0, 10, scale * batch))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=jit_compile)
 
-    def trainer(make):
-        model = build(lambda x: make()(x) if make else x)
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=jit_compile)
-        return lambda: [model.train_on_batch(x, y) for _ in range(steps)]
+    def train(steps, x=x, y=y):
+        for _ in range(steps):
+            model.train_on_batch(x, y)
+        # The weights of the first layer change last.
+        wait(model.trainable_variables[0].value)
 
-    trainers = {name: trainer(make) for name, make in {NONE: None, **makers}.items()}
-    return summary(interleaved(trainers, seconds), steps)
+    return train, x, y
 
 
-def measure(seconds=25):
+def timed(network, names, seconds, jit_compile="auto"):
+    """Times the steps of a network without a layer and with each, for so many seconds each."""
+    trainers = {which: trainer(network, drop, jit_compile=jit_compile)[0] for which, drop in drops(*names).items()}
+    first = next(iter(trainers.values()))
+    first(1)
+    start = time.perf_counter()
+    first(3)
+    steps = math.ceil(3 * SLICE / (time.perf_counter() - start))
+    calls = {which: lambda train=train: train(steps) for which, train in trainers.items()}
+    return summary(interleaved(calls, seconds * len(calls)), steps)
+
+
+def measure(seconds=3):
     """Milliseconds a step and ratios to no layer, by network; the CNN also with `jit_compile=True`, if a choice."""
     if BACKEND == "torch":
         import torch
@@ -74,8 +58,8 @@ def measure(seconds=25):
         # Keras compiles one function for all models, which PyTorch gives up on after 8.
         torch._dynamo.config.recompile_limit = 64
     results = {}
-    for name, (*network, kinds) in NETWORKS.items():
-        results[name] = timed(*network, makers(*kinds), "auto", seconds)
-        if BACKEND != "jax" and name == "residual CNN":
-            results[f"{name}, jit_compile=True"] = timed(*network, makers("Dropout"), True, seconds)
+    for network in NETWORKS:
+        results[network] = timed(network, [n for n, kind in LAYERS.items() if network in kind.networks], seconds)
+    if BACKEND != "jax":
+        results[f"{CNN}, jit_compile=True"] = timed(CNN, ["Dropout"], seconds, jit_compile=True)
     return results
