@@ -47,6 +47,12 @@ def test_a_feature_map_loses_one_element_and_no_more():
     assert (y[:, 0, 0] == 0).all()
 
 
+def test_what_is_no_number_is_the_largest_and_a_map_of_the_lowest_has_a_first():
+    x = np.array([[[1, -np.inf], [np.nan, -np.inf], [np.inf, -np.inf], [np.nan, -np.inf]]], "float32")
+    expected = np.array([[[1, 0], [0, -np.inf], [np.inf, -np.inf], [np.nan, -np.inf]]])
+    np.testing.assert_array_equal(train(MaxDrop(1.0), x), expected)
+
+
 def test_the_gradient_flows_where_nothing_is_dropped():
     x, upstream = np.random.default_rng(2).standard_normal((2, 3, 5, 7, 4)).astype("float32")
     layer = MaxDrop(0.5, data_format="channels_last", seed=1)

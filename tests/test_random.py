@@ -3,7 +3,7 @@ import moments
 import numpy as np
 import oracle
 import pytest
-from backend import BACKEND, FULLGRAPH, to_numpy
+from backend import BACKEND, FULLGRAPH, to_numpy, value_and_gradient
 from keras import ops
 from scipy import stats
 
@@ -210,6 +210,25 @@ def test_bad_words_are_refused(word):
 def test_masks_are_boolean():
     with pytest.raises(ValueError, match=r"(?s)`keep` must be .*Received: keep"):
         random.multiply_where(ops.ones((2, 3)), 1.0, ops.ones((2, 3)))
+
+
+# PyTorch has another way for large tensors.
+@pytest.mark.parametrize("samples", [10, 3000])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_dropped_is_0_in_values_and_gradients(samples, dtype):
+    rng = np.random.default_rng(0)
+    for shape in ((samples, 3), (samples, 1)):
+        keep = rng.random(shape) < 0.5
+        x, upstream = (np.where(keep, rng.integers(1, 9, (samples, 3)), np.inf).astype("float32") for _ in range(2))
+        pair = value_and_gradient(
+            lambda x, keep=keep: random.multiply_where(
+                ops.convert_to_tensor(keep), ops.convert_to_tensor(1.5), ops.cast(x, dtype)
+            ),
+            x,
+            upstream,
+        )
+        for result, before in zip(pair, (x, upstream), strict=True):
+            np.testing.assert_array_equal(result, np.where(keep, 1.5 * before, 0))
 
 
 @pytest.mark.parametrize("minval, maxval", [(-3e38, 3e38), (2e38, 3e38), (-1e-30, 1e-30), (1e6, 1e6)])

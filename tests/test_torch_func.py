@@ -94,6 +94,17 @@ def test_jacobians(row):
         np.testing.assert_allclose(diagonal(jacobian), expected, rtol=1e-6)
 
 
+def test_a_large_selection_has_gradients_in_batches_and_of_gradients(monkeypatch):
+    monkeypatch.setattr("keras_dropouts.random.multiply.LARGE", 1)
+    x = torch.tensor([3.0, torch.inf], requires_grad=True)
+    y = random.multiply_where(torch.tensor([True, False]), 2.0, x)
+    jacobian = torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)[0]
+    assert jacobian.tolist() == [[2, 0], [0, 0]]
+    gradient = torch.autograd.grad(y[0] ** 2, x, create_graph=True)[0]
+    assert gradient.tolist() == [24, 0]
+    assert torch.autograd.grad(gradient[0], x)[0].tolist() == [8, 0]
+
+
 def test_a_state_that_is_no_input_may_be_counted():
     layer = keras.Sequential([ROWS[0].make(0.5)])
     torch.func.grad(lambda x: layer(x, training=True).sum())(torch.ones(2, 3))

@@ -12,7 +12,7 @@ from keras_dropouts.layers.arguments import Rate, checked_flag
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 from keras_dropouts.random.keys import from_sample
-from keras_dropouts.random.multiply import multiply, work_dtype
+from keras_dropouts.random.multiply import multiply, select, work_dtype
 
 # Masked weights that exist at one time: 4 MiB of float32.
 CHUNK = 2**20
@@ -153,8 +153,8 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
 
     def linear(inputs, kernel, key, rate, *bias):
         keep = random.keep_mask(key, (size, rows, units), rate)
-        outputs = ops.matmul(inputs, ops.where(keep[:, :features], kernel, 0))
-        return outputs + ops.where(keep[:, features:], *bias, 0) if bias else outputs
+        outputs = ops.matmul(inputs, select(keep[:, :features], 1.0, kernel))
+        return outputs + select(keep[:, features:], 1.0, *bias) if bias else outputs
 
     def chunk(args):
         inputs, first = args

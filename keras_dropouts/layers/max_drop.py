@@ -7,6 +7,7 @@ from keras import ops
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import DataFormat, Rate, checked_choice, checked_data_format
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.random.backend import BACKEND
 from keras_dropouts.random.compilation import fused
 
 
@@ -96,14 +97,23 @@ class MaxDrop(RandomLayer):
         # The axes to look across as one.
         flat = (*shape[:begin], math.prod(shape[begin:end]), *shape[end:])
         keep = random.keep_mask(key, (*shape[:begin], 1, *shape[end:]), rate)
-        return ops.reshape(_drop_largest(ops.reshape(inputs, flat), keep, begin), shape)
+        inputs = ops.reshape(inputs, flat)
+        kept = _kept(ops.stop_gradient(inputs), keep, begin)
+        return ops.reshape(random.multiply_where(kept, 1.0, inputs), shape)
 
     def get_config(self):
         return {**super().get_config(), "across": self.across, "data_format": self.data_format}
 
 
 @fused
-def _drop_largest(inputs, keep, axis):
-    place = ops.reshape(ops.arange(ops.shape(inputs)[axis]), (-1,) + (1,) * (len(inputs.shape) - axis - 1))
-    largest = ops.equal(place, ops.cast(ops.argmax(inputs, axis, keepdims=True), place.dtype))
-    return ops.where(ops.logical_and(largest, ops.logical_not(keep)), ops.zeros_like(inputs), inputs)
+def _kept(inputs, keep, axis):
+    """Returns where the inputs are not the first of the largest along an axis, or that is to be kept."""
+    size = ops.shape(inputs)[axis]
+    places = ops.reshape(ops.arange(size, dtype="int32"), (-1,) + (1,) * (len(inputs.shape) - axis - 1))
+    if BACKEND == "torch":
+        first = ops.cast(ops.argmax(inputs, axis, keepdims=True), "int32")
+    else:
+        # XLA's own search for the place takes several times as long. The largest is NaN where there is one.
+        largest = ops.logical_or(ops.equal(inputs, ops.max(inputs, axis, keepdims=True)), ops.isnan(inputs))
+        first = ops.min(ops.where(largest, places, size), axis, keepdims=True)
+    return ops.logical_or(keep, ops.not_equal(places, first))

@@ -1,7 +1,7 @@
 import keras
 
-from keras_dropouts import random
 from keras_dropouts.layers.recurrent_wrapper import RecurrentWrapper, step_of
+from keras_dropouts.random.multiply import select
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -57,4 +57,4 @@ class RecurrentDropout(RecurrentWrapper):
 
     def _step(self, cell, inputs, states, masks):
         mask = next(masks)
-        return step_of(cell, inputs, states, update=lambda g: random.multiply_where(*mask, g))
+        return step_of(cell, inputs, states, update=lambda g: select(*mask, g))

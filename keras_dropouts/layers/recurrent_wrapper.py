@@ -79,7 +79,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
             cell: A cell of the layer.
             inputs: Those of the timestep, of shape `(samples, features)`.
             states: A list of those before.
-            masks: An iterator over the masks: pairs of what to keep and the scale of that, for `random.multiply_where`.
+            masks: An iterator over the masks: pairs of what to keep and the scale of that, for `select`.
         """
         raise NotImplementedError
 
@@ -108,8 +108,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         def masks_for(inputs):
             now = [keep[:, 0] for keep in keeps]
             if self.every_step:
-                inputs, *now = _split(inputs, (features, *sizes))
-                now = [keep > 0 for keep in now]
+                inputs, now = inputs[:, :features], _split(inputs[:, features:] > 0, sizes)
             return inputs, zip(now, scales, strict=True)
 
         return self._loop(sequences, initial_state, mask, masks_for)

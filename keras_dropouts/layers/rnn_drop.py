@@ -1,7 +1,7 @@
 import keras
 
-from keras_dropouts import random
 from keras_dropouts.layers.recurrent_wrapper import RecurrentWrapper, step_of
+from keras_dropouts.random.multiply import select
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -69,6 +69,6 @@ class RNNDrop(RecurrentWrapper):
             cell,
             inputs,
             states,
-            update=lambda g: random.multiply_where(keep, scale, g),
-            memory=lambda c: random.multiply_where(keep, 1.0, c),
+            update=lambda g: select(keep, scale, g),
+            memory=lambda c: select(keep, 1.0, c),
         )

@@ -7,6 +7,7 @@ from keras_dropouts import random
 from keras_dropouts.layers.arguments import checked_choice, checked_number
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
+from keras_dropouts.random.compilation import fused
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.multiply import multiply, work_dtype
 
@@ -77,28 +78,36 @@ class Standout(KernelWrapper, SeededLayer):
         self.beta_mode = checked_choice("beta_mode", beta_mode, "shift", "weights")
 
     def call(self, inputs, training=False):
-        outputs, probability = self._outputs_and_probability(ops.cast(inputs, self.compute_dtype))
+        outputs, *logits = self._outputs_and_logits(ops.cast(inputs, self.compute_dtype))
         if not self._trains(training):
-            return multiply(outputs, probability)
-        key = key_of(self._next_state())
-        keep = ops.less(random.uniform(key, ops.shape(outputs)), probability)
-        return random.multiply_where(keep, 1.0, outputs)
+            return multiply(outputs, _probability(*logits))
+        drawn = random.uniform(key_of(self._next_state()), ops.shape(outputs))
+        return random.multiply_where(_is_below(drawn, *logits), 1.0, outputs)
 
-    def _outputs_and_probability(self, inputs):
+    def _outputs_and_logits(self, inputs):
+        """Returns the wrapped layer's outputs, and of what the logits are made: a product, its factor and a summand."""
         kernel, bias = self._weights()
         no_bias = None if bias is None else ops.zeros_like(bias)
         linear = self._product(inputs, kernel, no_bias)
+        product, alpha, beta = linear, self.alpha, self.beta
         if self.beta_mode == "weights":
-            logits = self._product(inputs, self.alpha * kernel + self.beta, no_bias)
-        else:
-            logits = self.alpha * ops.cast(linear, work_dtype(linear)) + self.beta
-        probability = ops.sigmoid(ops.stop_gradient(ops.cast(logits, work_dtype(logits))))
+            product, alpha, beta = self._product(inputs, alpha * kernel + beta, no_bias), 1.0, 0.0
         if bias is not None:
             if getattr(self.layer, "data_format", None) == "channels_first":
                 bias = ops.reshape(bias, (-1, *[1] * (len(linear.shape) - 2)))
-            linear += bias
-        return self._activation(linear), probability
+            # Not in place, as on PyTorch the product would be this too.
+            linear = linear + bias
+        return self._activation(linear), ops.stop_gradient(product), alpha, beta
 
     def get_config(self):
         config = {"alpha": self.alpha, "beta": self.beta, "beta_mode": self.beta_mode}
         return {**super().get_config(), **config}
+
+
+def _probability(product, alpha, beta):
+    return ops.sigmoid(alpha * ops.cast(product, work_dtype(product)) + beta)
+
+
+@fused
+def _is_below(drawn, product, alpha, beta):
+    return ops.less(drawn, _probability(product, alpha, beta))

@@ -2,9 +2,9 @@ from typing import Any
 
 import keras
 
-from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_fraction
 from keras_dropouts.layers.recurrent_wrapper import RecurrentWrapper, step_of
+from keras_dropouts.random.multiply import select
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -78,9 +78,9 @@ class VariationalRNNDropout(RecurrentWrapper):
         input_mask, output_mask = next(masks), next(masks)
         return step_of(
             cell,
-            random.multiply_where(*input_mask, inputs),
+            select(*input_mask, inputs),
             states,
-            read=lambda h: random.multiply_where(*output_mask, h),
+            read=lambda h: select(*output_mask, h),
         )
 
     def get_config(self):

@@ -43,31 +43,67 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
     if getattr(scale, "ndim", 0):
         raise ValueError(f"`scale` must be a number, or a tensor without axes. Received: scale={scale!r}")
     if BACKEND == "torch":
-        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        if not _may_write(inputs) or torch.compiler.is_compiling():
-            return xp.where(keep, wide * scale, 0).to(inputs.dtype)
-        return _kept(wide, keep).mul_(scale).to(inputs.dtype)
+        if torch.compiler.is_compiling() or _is_transformed(inputs):
+            return _chosen(inputs, keep, scale)
+        if not torch.is_grad_enabled():
+            return _selected(inputs, keep, scale)
+        large = inputs.device.type == "cpu" and inputs.numel() >= LARGE
+        learned = getattr(scale, "requires_grad", False)
+        return (_Selection.apply if large and not learned else _chosen)(inputs, keep, scale)
     return _where(inputs, keep, scale)
 
 
-def _kept(wide, keep):
-    # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor of
-    # this size is new memory, which takes longer than a pass over it.
-    bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
-    kept = keep.to(bits)
-    kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
-    return kept.view(wide.dtype)
+if BACKEND == "torch":
+
+    def _chosen(inputs, keep, scale):
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        return torch.where(keep, wide * scale, 0).to(inputs.dtype)
+
+    def _kept(wide, keep):
+        # Its bits times 0 or 1: `torch.where` takes ten times as long, but has a gradient. In place, as a new tensor of
+        # this size is new memory, which takes longer than a pass over it.
+        bits = torch.int64 if wide.dtype == torch.float64 else torch.int32
+        kept = keep.to(bits)
+        kept = kept.mul_(wide.view(bits)) if kept.shape == wide.shape else wide.view(bits) * kept
+        return kept.view(wide.dtype)
+
+    def _selected(inputs, keep, scale):
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        kept = _kept(wide, keep)
+        if not (isinstance(scale, float) and scale == 1):
+            kept = kept.mul_(scale)
+        return kept.to(inputs.dtype)
+
+    class _Selection(torch.autograd.Function):
+        """`_selected`, with a gradient."""
+
+        @staticmethod
+        def forward(ctx, inputs, keep, scale):
+            ctx.save_for_backward(keep)
+            ctx.scale = scale
+            return _selected(inputs, keep, scale)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            return multiply_where(*ctx.saved_tensors, ctx.scale, upstream), None, None
+
+
+# The elements from which on a function of PyTorch in Python takes less time than `torch.where`.
+LARGE = 2**13
 
 
 def _may_write(inputs):
     """Whether PyTorch, where this is among the operands, may write a result over another operand."""
     if torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling():
-        return True
+    return torch.compiler.is_compiling() or not _is_transformed(inputs)
+
+
+def _is_transformed(inputs):
+    """Whether PyTorch does with an operation more than run it, or keep it for a backward pass."""
     # Batched is what comes back through `torch.autograd.grad(..., is_grads_batched=True)`.
-    transformed = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(inputs)
-    return not transformed and torch.autograd.forward_ad._current_level < 0
+    batched = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(inputs)
+    return batched or torch.autograd.forward_ad._current_level >= 0
 
 
 @fused
@@ -75,6 +111,16 @@ def _where(inputs, keep, scale):
     if keep.shape != inputs.shape:
         # XLA would draw an entry again for each element that it serves, but does not repeat a square root.
         keep = xp.sqrt(cast(keep, "float32")) > 0
+    return select(keep, scale, inputs)
+
+
+def select(keep, scale, inputs):
+    """`multiply_where` for inputs that broadcast to `keep`, in operations of their own on TensorFlow.
+
+    For loops, where to call what XLA compiled takes longer than what it does.
+    """
+    if BACKEND == "torch":
+        return multiply_where(keep, scale, inputs if inputs.shape == keep.shape else inputs.expand(keep.shape))
     wide = cast(inputs, work_dtype(inputs))
     return cast(xp.where(keep, wide * keras.ops.cast(scale, wide.dtype), 0), inputs.dtype)
 
