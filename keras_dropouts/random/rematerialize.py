@@ -72,10 +72,13 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
     @tf.custom_gradient
     def apply(*tensors):
         def gradient(upstream):
+            # Or else TensorFlow would run the function again at once, and keep what that makes.
+            with tf.control_dependencies([upstream]):
+                again = [tf.identity(tensor) for tensor in tensors]
             with tf.GradientTape() as tape:
-                tape.watch([tensor for tensor in tensors if tensor.dtype.is_floating])
-                outputs = function(*tensors)
-            return tape.gradient(outputs, tensors, upstream)
+                tape.watch([tensor for tensor in again if tensor.dtype.is_floating])
+                outputs = function(*again)
+            return tape.gradient(outputs, again, upstream)
 
         return function(*map(tf.stop_gradient, tensors)), gradient
 
