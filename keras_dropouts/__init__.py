@@ -5,6 +5,7 @@ from keras_dropouts.callbacks import RateLogger
 from keras_dropouts.comparison.compare import compare
 from keras_dropouts.inference.always_on import always_on
 from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_carlo
+from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
@@ -16,6 +17,11 @@ from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
+from keras_dropouts.layers.spatial_alpha_dropout import (
+    SpatialAlphaDropout1D,
+    SpatialAlphaDropout2D,
+    SpatialAlphaDropout3D,
+)
 from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
@@ -29,6 +35,7 @@ from keras_dropouts.surgery import insert_after, replace
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlphaDropout",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",
@@ -47,6 +54,9 @@ __all__ = [
     "RandomLayer",
     "RateLogger",
     "RecurrentDropout",
+    "SpatialAlphaDropout1D",
+    "SpatialAlphaDropout2D",
+    "SpatialAlphaDropout3D",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",

@@ -53,6 +53,8 @@ class Row:
         keeps_masks: Whether a mask of timesteps fits the output.
         product: Whether the output in training is the input times the multiplier. Else that has no one value for each
             element: the input is pooled, or a wrapped layer computes with what is drawn.
+        constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
+            product then, but scaled and shifted.
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
@@ -81,6 +83,7 @@ class Row:
     accepts_max: bool = True
     keeps_masks: bool = True
     product: bool = True
+    constant: Callable | None = None
     identity: bool = True
     by_sample: bool = True
 
@@ -146,6 +149,12 @@ def cutout_area(length, *size):
         covered = (np.clip(begin + length, 0, n) - np.clip(begin, 0, n)) / n
         moments *= [covered.mean(), (covered**2).mean()]
     return tuple(moments)
+
+
+def least_of_selu(rate):
+    """What alpha dropout puts in the place of what it drops: SELU's least value, scaled and shifted."""
+    least, keep = -1.7580993408473766, 1 - nearest(rate)
+    return least * keep / math.sqrt(keep + least**2 * keep * (1 - keep))
 
 
 def residual_alone(x):
@@ -272,6 +281,41 @@ ROWS = [
         parameter="beta",
         mask=False,
         std=lambda beta: beta / math.sqrt(3),
+    ),
+    Row(
+        kd.AlphaDropout,
+        shape=(3, 5, 7),
+        golden="6995ff83c7682c5b",
+        drops="elements, to the least value of SELU",
+        product=False,
+        constant=least_of_selu,
+    ),
+    Row(
+        kd.SpatialAlphaDropout1D,
+        shape=(3, 7, 5),
+        golden="98140929ada477eb",
+        drops="channels of a sequence, to the least value of SELU",
+        tied=(1,),
+        product=False,
+        constant=least_of_selu,
+    ),
+    Row(
+        kd.SpatialAlphaDropout2D,
+        shape=(3, 5, 7, 6),
+        golden="d1ef450f35a2418b",
+        drops="channels of an image, to the least value of SELU",
+        tied=(1, 2),
+        product=False,
+        constant=least_of_selu,
+    ),
+    Row(
+        kd.SpatialAlphaDropout3D,
+        shape=(3, 2, 5, 3, 6),
+        golden="c917fb577d65c16e",
+        drops="channels of a volume, to the least value of SELU",
+        tied=(1, 2, 3),
+        product=False,
+        constant=least_of_selu,
     ),
     Row(
         kd.Standout,

@@ -40,6 +40,7 @@ def test_the_namesakes_are_all_there():
         "SpatialDropout2D",
         "SpatialDropout3D",
         "GaussianDropout",
+        "AlphaDropout",
     ]
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import test_laws
-from backend import BACKEND, multiplier, value_and_gradient
+from backend import BACKEND, multiplier, train, value_and_gradient
 from catalog import Row
 
 if BACKEND == "jax":
@@ -26,6 +26,7 @@ GAUSSIAN = Row(
     std=lambda rate: np.sqrt(rate / (1 - rate)),
     accepts_max=False,
 )
+ALPHA = Row(keras.layers.AlphaDropout, shape=(3, 5, 7), golden="", drops="elements", product=False)
 ALL = ("tensorflow", "jax", "torch")
 # By pytest, where an error is missing.
 NO_ERROR = pytest.fail.Exception
@@ -76,6 +77,15 @@ def the_spatial_config_is_whole(row):
 
 def rate_1_is_refused_at_construction(row):
     test_laws.test_the_largest_rate(row)
+
+
+def rate_1_drops_all(row):
+    assert np.ptp(multiplier(row.make(1.0), row.shape)) == 0
+
+
+def what_was_infinite_is_dropped_too(row):
+    y = train(row.make(0.5), np.full(row.shape, np.inf, "float32"))
+    assert not np.isnan(y).any()
 
 
 def a_bad_rate_is_refused(row, rate):
@@ -134,6 +144,8 @@ def a_bad_rate_is_refused(row, rate):
             by=NO_ERROR,
             why="9: rate 1 is accepted, and divides by zero later",
         ),
+        *fails(rate_1_drops_all, ALPHA, by=dict.fromkeys(ALL, ZeroDivisionError), why="9: rate 1 divides by zero"),
+        *fails(what_was_infinite_is_dropped_too, ALPHA, why="infinity times 0 is NaN"),
         *fails(a_bad_rate_is_refused, DROPOUT, "0.5", by=TypeError, why="9: a string raises a bare TypeError"),
         *fails(a_bad_rate_is_refused, DROPOUT, None, by=TypeError, why="9: None raises a bare TypeError"),
         *fails(a_bad_rate_is_refused, DROPOUT, True, by=NO_ERROR, why="9: True is accepted"),

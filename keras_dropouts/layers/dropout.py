@@ -80,7 +80,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         noise_shape, rescale = self._get_noise_shape(inputs), self.scaling == "training"
         if noise_shape is None:
             return drop(inputs, key, rate, rescale)
-        return drop_together(inputs, key, rate, rescale, _fit(noise_shape, inputs))
+        return drop_together(inputs, key, rate, rescale, fitted(noise_shape, inputs))
 
     def inference_call(self, inputs):
         if self.scaling == "training":
@@ -91,7 +91,7 @@ class Dropout(RandomLayer, keras.layers.Dropout):
         return {**super().get_config(), "noise_shape": self.noise_shape, "scaling": self.scaling}
 
 
-def _fit(noise_shape, inputs):
+def fitted(noise_shape, inputs):
     """Returns the noise shape with the input's sizes in place of `None`."""
     shape = ops.shape(inputs)
     entries = tuple(noise_shape)

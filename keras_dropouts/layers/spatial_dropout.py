@@ -4,10 +4,10 @@ import keras
 
 from keras_dropouts.layers.arguments import DataFormat, Rate
 from keras_dropouts.layers.dropout import Dropout
-from keras_dropouts.layers.spatial_layer import SpatialLayer
+from keras_dropouts.layers.spatial_layer import FeatureMapLayer
 
 
-class SpatialDropout(SpatialLayer, Dropout):
+class SpatialDropout(FeatureMapLayer, Dropout):
     """What SpatialDropout1D, 2D and 3D share: one draw for each feature map.
 
     For {sequences whose neighbouring steps
@@ -41,25 +41,6 @@ class SpatialDropout(SpatialLayer, Dropout):
         Tompson et al., "Efficient Object Localization Using Convolutional Networks", CVPR 2015, arXiv 1411.4280,
         section 3.2.
     """
-
-    def __init__(
-        self,
-        rate: Rate,
-        data_format: DataFormat = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(rate, data_format, seed, noise_shape=None, name=name, dtype=dtype, **kwargs)
-
-    def _get_noise_shape(self, inputs):
-        return tuple(1 if axis in self._space else None for axis in range(self.dimensions + 2))
-
-    def get_config(self):
-        config = super().get_config()
-        del config["noise_shape"]
-        return config
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")

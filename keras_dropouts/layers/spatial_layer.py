@@ -61,6 +61,35 @@ class SpatialLayer(RandomLayer):
         return {**super().get_config(), "data_format": self.data_format}
 
 
+class FeatureMapLayer(SpatialLayer):
+    """Base of the families of layers with a `noise_shape` that have one draw for each feature map.
+
+    Args:
+        rate, data_format, seed: As for `SpatialLayer`.
+        name, dtype: As for `keras.layers.Layer`, in the places that they have in Keras's `SpatialDropout2D`.
+        **kwargs: As for the layer that a family draws by.
+    """
+
+    def __init__(
+        self,
+        rate: Rate,
+        data_format: DataFormat = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(rate, data_format, seed, noise_shape=None, name=name, dtype=dtype, **kwargs)
+
+    def _get_noise_shape(self, inputs):
+        return tuple(1 if axis in self._space else None for axis in range(self.dimensions + 2))
+
+    def get_config(self):
+        config = super().get_config()
+        del config["noise_shape"]
+        return config
+
+
 def _description(variant, family, dimensions):
     def own(words):
         options = words[1].split("|")

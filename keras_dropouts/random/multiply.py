@@ -5,7 +5,7 @@ import functools
 import keras
 
 from keras_dropouts.random.arguments import Tensor
-from keras_dropouts.random.backend import BACKEND, cast, xp
+from keras_dropouts.random.backend import BACKEND, cast, rounded, xp
 from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
 from keras_dropouts.random.compilation import fused, numba_kernels, triton_kernels
 
@@ -92,6 +92,34 @@ if BACKEND == "torch":
 LARGE = 2**13
 
 
+def affine_where(keep, scale, inputs, dropped, shift):
+    """`inputs * scale + shift` where `keep`, else `dropped + shift`, computed in at least float32.
+
+    Args:
+        keep: Boolean tensor that broadcasts to `inputs`.
+        scale, dropped, shift: Float32 scalar tensors, finite.
+        inputs: Float tensor.
+    """
+    wide = work_dtype(inputs)
+    scale, dropped, shift = (cast(x, wide) for x in (scale, dropped, shift))
+    if BACKEND != "torch":
+        return _affine_where(inputs, keep, scale, dropped, shift)
+    product = cast(inputs, wide) * scale
+    if not _may_write(inputs) or torch.compiler.is_compiling():
+        return cast(xp.where(keep, product, dropped) + shift, inputs.dtype)
+    # As in `multiply_where`: `torch.where` takes four times as long.
+    bits = torch.int64 if wide == "float64" else torch.int32
+    product.view(bits).sub_(dropped.view(bits)).mul_(keep.to(bits)).add_(dropped.view(bits))
+    return cast(product.add_(shift), inputs.dtype)
+
+
+@fused
+def _affine_where(inputs, keep, scale, dropped, shift):
+    # XLA would make a product and a sum one operation, and does not where the one is chosen from other things.
+    chosen = xp.where(_drawn_once(keep, inputs), cast(inputs, scale.dtype) * scale, rounded(dropped))
+    return cast(chosen + rounded(shift), inputs.dtype)
+
+
 def _may_write(inputs):
     """Whether PyTorch, where this is among the operands, may write a result over another operand."""
     if torch.is_grad_enabled():
@@ -108,10 +136,12 @@ def _is_transformed(inputs):
 
 @fused
 def _where(inputs, keep, scale):
-    if keep.shape != inputs.shape:
-        # XLA would draw an entry again for each element that it serves, but does not repeat a square root.
-        keep = xp.sqrt(cast(keep, "float32")) > 0
-    return select(keep, scale, inputs)
+    return select(_drawn_once(keep, inputs), scale, inputs)
+
+
+def _drawn_once(keep, inputs):
+    # XLA would draw an entry again for each element that it serves, but does not repeat a square root.
+    return keep if keep.shape == inputs.shape else xp.sqrt(cast(keep, "float32")) > 0
 
 
 def select(keep, scale, inputs):

@@ -15,26 +15,28 @@ else:
     import torch.utils.checkpoint
 
 
-def rematerialized_product(multiply, inputs, key, rate):
+def rematerialized_product(multiply, inputs, key, rate, function=None):
     """Applies `multiply(inputs, key, rate)` and keeps nothing for the backward pass but `key` and `rate`.
 
     Args:
         multiply: A function that multiplies its first argument elementwise by numbers that only the other two decide.
             The gradient is therefore the same function of the upstream gradient.
         inputs, key, rate: Its arguments.
+        function: What to apply instead, where that adds to the product what only `key` and `rate` decide.
     """
+    function = function or multiply
     if BACKEND == "jax":
-        return jax.checkpoint(multiply)(inputs, key, rate)
+        return jax.checkpoint(function)(inputs, key, rate)
     if BACKEND == "torch":
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             key = _KeyOfEach.apply(inputs, key)
-        return _product(inputs, key, rate, multiply)
+        return _product(inputs, key, rate, multiply, function)
 
     @tf.custom_gradient
     def apply(x):
         # The gradient stops, as TensorFlow would prepare one for each function that is called on the way.
-        product = multiply(tf.stop_gradient(x), key, rate)
-        return product, lambda upstream: rematerialized_product(multiply, upstream, key, rate)
+        outputs = function(tf.stop_gradient(x), key, rate)
+        return outputs, lambda upstream: rematerialized_product(multiply, upstream, key, rate)
 
     return apply(inputs)
 
@@ -87,35 +89,35 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
 
 if BACKEND == "torch":
 
-    def _product(inputs, key, rate, multiply):
+    def _product(inputs, key, rate, multiply, function):
         if not torch.compiler.is_compiling():
             if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-                return _Transformed.apply(inputs, key, rate, multiply)
+                return _Transformed.apply(inputs, key, rate, multiply, function)
             if not torch.is_grad_enabled():
-                return multiply(inputs, key, rate)
-        return _Recomputed.apply(inputs, key, rate, multiply)
+                return function(inputs, key, rate)
+        return _Recomputed.apply(inputs, key, rate, multiply, function)
 
     class _Recomputed(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, inputs, key, rate, multiply):
+        def forward(ctx, inputs, key, rate, multiply, function):
             ctx.multiply = multiply
             ctx.save_for_backward(key, rate)
-            return multiply(inputs, key, rate)
+            return function(inputs, key, rate)
 
         @staticmethod
         def backward(ctx, upstream):
-            return _product(upstream, *ctx.saved_tensors, ctx.multiply), None, None, None
+            return _product(upstream, *ctx.saved_tensors, ctx.multiply, ctx.multiply), None, None, None, None
 
     class _Transformed(torch.autograd.Function):
         """With a forward-mode derivative and a rule for `torch.func.vmap`, and the slower form that those ask for."""
 
         @staticmethod
-        def forward(inputs, key, rate, multiply):
-            return multiply(inputs, key, rate)
+        def forward(inputs, key, rate, multiply, function):
+            return function(inputs, key, rate)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
-            _, key, rate, ctx.multiply = inputs
+            _, key, rate, ctx.multiply, _ = inputs
             ctx.save_for_backward(key, rate)
             ctx.save_for_forward(key, rate)
 
@@ -123,13 +125,13 @@ if BACKEND == "torch":
 
         @staticmethod
         def jvp(ctx, tangent, *_):
-            return _product(tangent, *ctx.saved_tensors, ctx.multiply)
+            return _product(tangent, *ctx.saved_tensors, ctx.multiply, ctx.multiply)
 
         @staticmethod
-        def vmap(info, in_dims, inputs, key, rate, multiply):
+        def vmap(info, in_dims, inputs, key, rate, multiply, function):
             # One by one: what draws is a loop over memory, and a layer may look at its whole input.
             parts = _parts(info, in_dims[:3], inputs, key, rate)
-            return torch.stack([_product(*part, multiply) for part in parts]), 0
+            return torch.stack([_product(*part, multiply, function) for part in parts]), 0
 
     class _KeyOfEach(torch.autograd.Function):
         """The key of a call, or within `torch.func.vmap` that of each call which it makes one, as its caller asks."""
