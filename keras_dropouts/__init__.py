@@ -13,6 +13,7 @@ from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
+from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
@@ -45,6 +46,7 @@ __all__ = [
     "DropPath",
     "Dropout",
     "GaussianDropout",
+    "Masksembles",
     "MaxDrop",
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",

@@ -37,7 +37,7 @@ class Row:
         wrapped: Makes the layer it wraps.
         plain: Makes the layer of Keras that it is at rate 0: for the products, none.
         inputs: What it is called with, of one tensor.
-        parameter: The name of the argument that says how much.
+        parameter: The name of the argument that says how much, if there is one.
         rated: Whether the parameter is a rate: a number up to a largest one, or a schedule, that may be set late.
             Standout's is the factor of a logit.
         tied: The axes along which one draw serves.
@@ -58,6 +58,7 @@ class Row:
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
+        weights: How many weights it has itself.
     """
 
     layer: type
@@ -68,7 +69,7 @@ class Row:
     wrapped: Callable | None = None
     plain: Callable | None = None
     inputs: Callable = lambda x: x
-    parameter: str = "rate"
+    parameter: str | None = "rate"
     rated: bool = True
     golden_rate: float = 0.3
     tied: tuple = ()
@@ -86,10 +87,12 @@ class Row:
     constant: Callable | None = None
     identity: bool = True
     by_sample: bool = True
+    weights: int = 0
 
     def make(self, rate, seed=7, **kwargs):
         wrapped = {"layer": self.wrapped()} if self.wrapped else {}
-        return self.layer(**{self.parameter: rate, "seed": seed, **wrapped, **self.arguments, **kwargs})
+        parameter = {self.parameter: rate} if self.parameter else {}
+        return self.layer(**parameter, seed=seed, **wrapped, **self.arguments, **kwargs)
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
@@ -316,6 +319,22 @@ ROWS = [
         tied=(1, 2, 3),
         product=False,
         constant=least_of_selu,
+    ),
+    Row(
+        kd.Masksembles,
+        shape=(3, 5, 11),
+        golden="b09ceb57bed6b0b7",
+        drops="channels, by one of a few fixed masks",
+        # The masks take turns, and three of them are not in turn after the calls that a law makes.
+        arguments={"masks": 3},
+        parameter=None,
+        rated=False,
+        tied=(1,),
+        scaled=False,
+        accepts_max=False,
+        identity=False,
+        by_sample=False,
+        weights=1,
     ),
     Row(
         kd.Standout,

@@ -77,6 +77,10 @@ def panel(row):
     if row.wrapped:
         x, layout = feed(layer.layer)
         before = to_numpy(layer.layer(x))
+    elif not row.parameter:
+        # Of more features than an image has channels.
+        before = x = weights().T
+        layout = lambda x: INPUTS[2][1](x.T)  # noqa: E731
     else:
         read, layout = INPUTS[getattr(layer.input_spec, "ndim", None) or 4]
         x = read()

@@ -49,7 +49,7 @@ def model_of_all_ranks(dropout):
     x = dropout(keras.layers.Conv2D(4, 3, data_format="channels_last"))(x)
     x = keras.layers.Reshape((24, 4))(x)
     x = dropout(keras.layers.Conv1D(4, 3, data_format="channels_last"))(x)
-    x = dropout(keras.layers.Dense(4))(keras.layers.Flatten()(x))
+    x = dropout(keras.layers.Dense(12))(keras.layers.Flatten()(x))
     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
 
 

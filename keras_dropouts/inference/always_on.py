@@ -13,11 +13,12 @@ from keras import ops
 from keras_dropouts.keras_internals import AUGMENTATION, all_layers, seed_generators, training_kept, untracked
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
+from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.random.backend import WORD, global_generator
 from keras_dropouts.random.checkpointing import outside
 from keras_dropouts.random.compilation import uncompiled
 from keras_dropouts.random.keys import key_of
-from keras_dropouts.random.state import RandomState
+from keras_dropouts.random.state import RandomState, calls_of
 from keras_dropouts.random.threefry import threefry2x32
 from keras_dropouts.surgery import inputs_like
 
@@ -40,7 +41,7 @@ def always_on(model: keras.Model) -> keras.Model:
     Dropout is: Keras's and our dropout layers, the dropout within Keras's recurrent and attention layers, and layers
     of your own that own a `keras.random.SeedGenerator` and take `training`; wherever they are, also in nested models
     and in layers of your own. GaussianNoise and augmentation are not. Layers that draw without a seed generator
-    cannot be found.
+    cannot be found. Of Masksembles each call takes the next member.
 
     Args:
         model: A built `keras.Model`: Sequential, functional or subclassed. A subclassed one must have one argument for
@@ -175,6 +176,7 @@ class _Run:
         # The index of the first sample is 0, or within another run a word of that.
         self.words = ops.concatenate(threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]), 13))
         outer = _RUN.get()
+        self.member = outer.member if outer else calls_of(state)
         self.called = outer.called if outer else set()
         self.draws = 0
 
@@ -183,6 +185,8 @@ class _Run:
         self.called.add(layer)
         if _drops(layer):
             kwargs["training"] = True
+        if isinstance(layer, Masksembles):
+            kwargs["member"] = self.member
         generators = [generator for part in all_layers(layer) for generator in seed_generators(part)]
         values = [(v, v.value) for v in layer.variables]
         states = outside(lambda: [self._state_for(generator) for generator in generators])
