@@ -12,6 +12,7 @@ from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock
 from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
+from keras_dropouts.layers.fast_dropout import FastDropout
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
@@ -45,6 +46,7 @@ __all__ = [
     "DropConnect",
     "DropPath",
     "Dropout",
+    "FastDropout",
     "GaussianDropout",
     "Masksembles",
     "MaxDrop",

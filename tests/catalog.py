@@ -55,6 +55,7 @@ class Row:
             element: the input is pooled, or a wrapped layer computes with what is drawn.
         constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
             product then, but scaled and shifted.
+        adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
@@ -85,6 +86,7 @@ class Row:
     keeps_masks: bool = True
     product: bool = True
     constant: Callable | None = None
+    adds: bool = False
     identity: bool = True
     by_sample: bool = True
     weights: int = 0
@@ -292,6 +294,7 @@ ROWS = [
         drops="elements, to the least value of SELU",
         product=False,
         constant=least_of_selu,
+        adds=True,
     ),
     Row(
         kd.SpatialAlphaDropout1D,
@@ -301,6 +304,7 @@ ROWS = [
         tied=(1,),
         product=False,
         constant=least_of_selu,
+        adds=True,
     ),
     Row(
         kd.SpatialAlphaDropout2D,
@@ -310,6 +314,7 @@ ROWS = [
         tied=(1, 2),
         product=False,
         constant=least_of_selu,
+        adds=True,
     ),
     Row(
         kd.SpatialAlphaDropout3D,
@@ -319,6 +324,7 @@ ROWS = [
         tied=(1, 2, 3),
         product=False,
         constant=least_of_selu,
+        adds=True,
     ),
     Row(
         kd.Masksembles,
@@ -356,6 +362,19 @@ ROWS = [
         wrapped=dense,
         plain=dense,
         product=False,
+        identity=False,
+    ),
+    Row(
+        kd.FastDropout,
+        shape=(3, 5, 7),
+        golden="e31f08291cdedaef",
+        golden_rate=0.5,
+        drops="nothing: adds the Gaussian noise that dropping a layer's inputs comes to",
+        wrapped=dense,
+        plain=dense,
+        accepts_max=False,
+        product=False,
+        adds=True,
         identity=False,
     ),
     Row(

@@ -128,10 +128,7 @@ class DropConnect(KernelWrapper, RandomLayer):
         dtype = work_dtype(inputs)
         squares = [None if x is None else ops.square(ops.cast(x, dtype)) for x in (inputs, kernel, bias)]
         variance = ops.cast(keep * (1 - keep), dtype) * self._product(*squares)
-        spread = variance > 0
-        # The root has no gradient at 0.
-        smeared = _mean_of(activation, ops.cast(mean, dtype), ops.sqrt(ops.where(spread, variance, 1)))
-        return ops.where(spread, ops.cast(smeared, mean.dtype), activation(mean))
+        return mean_activation(activation, mean, variance)
 
     def get_config(self):
         return {**super().get_config(), "per_example": self.per_example}
@@ -164,6 +161,14 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
     alone = isinstance(chunks, int) and chunks == 1
     outputs = chunk((chunked[0], 0)) if alone else ops.map(chunk, (chunked, ops.arange(chunks) * size))
     return ops.reshape(outputs, (chunks * size, *space, units))[:samples]
+
+
+def mean_activation(activation, mean, variance):
+    """The mean of the activation over independent Gaussians, in the type of `mean`; that of `variance` may be wider."""
+    spread = variance > 0
+    # The root has no gradient at 0.
+    mean_of_spread = _mean_of(activation, ops.cast(mean, variance.dtype), ops.sqrt(ops.where(spread, variance, 1)))
+    return ops.where(spread, ops.cast(mean_of_spread, mean.dtype), activation(mean))
 
 
 def _mean_of(activation, mean, deviation):
