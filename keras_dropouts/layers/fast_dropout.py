@@ -21,7 +21,7 @@ class FastDropout(KernelWrapper, RandomLayer):
     keeping, is nearly Gaussian, whatever the mask: of the mean `W x + b` and the variance
     `rate / (1 - rate) * (W * W)(x * x)`. Training draws from that, one number for each unit of each sample, and applies
     the activation. Inference gives the mean of the activation over it, as dropout would be averaged over all masks.
-    Put no other dropout on the inputs.
+    Put no other dropout on the inputs. A step costs a second product, that of the squares.
 
     Args:
         layer: The layer to wrap, built or not: a `keras.layers.Dense`, `EinsumDense` or convolution, as for
