@@ -97,6 +97,13 @@ def _shared(noise_shape):
     return lambda: keras.layers.Dropout(0.2, noise_shape=noise_shape)
 
 
+def _tied_alpha(*space):
+    return lambda: keras.layers.AlphaDropout(0.2, noise_shape=(None, *space, None))
+
+
+TIED_ALPHA = "AlphaDropout with a noise shape"
+
+
 def _pooling(ours):
     """Dropped before the maximum of each window is taken."""
     return {
@@ -155,6 +162,9 @@ LAYERS = {
         instead=True,
     ),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
+    "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
+    "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),
+    "Masksembles": Kind((CNN,), lambda: kd.Masksembles(4, 2.0)),
     "Cutout": Kind(
         (CNN,),
         lambda: kd.Cutout(14),
@@ -180,7 +190,9 @@ LAYERS = {
     "DropBlock1D": Kind(
         (SEQUENCES,), lambda: kd.DropBlock1D(0.1, 7), lambda: MaxPoolDropBlock(0.1, 7), "a DropBlock by max-pooling"
     ),
+    "SpatialAlphaDropout1D": Kind((SEQUENCES,), lambda: kd.SpatialAlphaDropout1D(0.2), _tied_alpha(1), TIED_ALPHA),
     "SpatialDropout3D": Kind((VOLUMES,), lambda: kd.SpatialDropout3D(0.2), lambda: keras.layers.SpatialDropout3D(0.2)),
+    "SpatialAlphaDropout3D": Kind((VOLUMES,), lambda: kd.SpatialAlphaDropout3D(0.2), _tied_alpha(1, 1, 1), TIED_ALPHA),
     "DropBlock3D": Kind(
         (VOLUMES,), lambda: kd.DropBlock3D(0.1, 3), lambda: MaxPoolDropBlock(0.1, 3), "a DropBlock by max-pooling"
     ),
@@ -188,6 +200,7 @@ LAYERS = {
     "MaxPoolingDropout2D": Kind((POOLING2D,), **_pooling(kd.MaxPoolingDropout2D)),
     "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
+    "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
     "DropConnect(per_example=False)": Kind((MLP,), **_dense(functools.partial(kd.DropConnect, per_example=False))),
