@@ -331,6 +331,32 @@ def test_a_saved_model_goes_on_where_it_was(row, tmp_path):
     np.testing.assert_array_equal(next_draw(other, row), expected)
 
 
+@pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="`jax.jvp` is what its gradients are made of; PyTorch: test_torch_func"
+)
+@every
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_forward_mode_is_the_transpose_of_the_gradient(row, in_graph):
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    x, tangent = (tf.constant(rng.standard_normal(row.shape), tf.float32) for _ in range(2))
+    layer = row.make(0.5)
+
+    def call(x, tangent):
+        with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
+            y = layer(row.inputs(x), training=True)
+        return y, accumulator.jvp(y)
+
+    y, forward = (tf.function(call) if in_graph else call)(x, tangent)
+    upstream = rng.standard_normal(y.shape).astype("float32")
+    layer = row.make(0.5)
+    _, gradient = value_and_gradient(lambda x: layer(row.inputs(x), training=True), x, upstream)
+    expected = np.sum(gradient * tangent.numpy())
+    assert abs(expected) > 1e-3
+    np.testing.assert_allclose(np.sum(forward.numpy() * upstream), expected, rtol=1e-3)
+
+
 @every
 def test_the_random_state_is_no_weight(row):
     bare = row.make(0.5)

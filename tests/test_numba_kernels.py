@@ -78,7 +78,55 @@ def test_threads_share_the_work(name, shape, monkeypatch):
     # More threads than there are samples, cut within them.
     monkeypatch.setattr(kernels, "SHARE", 2**10)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    threads, thread = [], kernels.threading.Thread
+    monkeypatch.setattr(kernels.threading, "Thread", lambda **of: (threads.append(of), thread(**of))[1])
     assert same(*both(name, x, *PRODUCTS[name][0]))
+    assert len(threads) == 6
+
+
+class Halved(Dropout):
+    def multiply(self, inputs, key, rate):
+        return super().multiply(inputs, key, rate.to(self.of) / 2)
+
+
+class HalvedGaussian(GaussianDropout):
+    def multiply(self, inputs, key, rate):
+        return multiply.times_normal(inputs, key, (rate / 2).to(self.of))
+
+
+@pytest.mark.parametrize("of", TYPES, ids=str)
+@pytest.mark.parametrize("make", [Halved, HalvedGaussian])
+def test_numbers_of_other_types_are_taken_for_what_they_are(make, of):
+    layer, same_layer = make(0.5, seed=1), make(0.5, seed=1)
+    layer.of, same_layer.of = of, torch.float32
+    x = torch.ones(40, 500)
+    # A quarter is one in all types.
+    assert torch.equal(layer(x, training=True), same_layer(x, training=True))
+
+
+@product
+def test_numbers_and_keys_are_checked(name):
+    (number, *rest), x = PRODUCTS[name][0], torch.ones(3, 4)
+    with torch.no_grad():
+        expected = getattr(multiply, name)(x, key_of(1, 2), torch.tensor(number), *rest)
+        assert torch.equal(getattr(multiply, name)(x, key_of(1, 2), number, *rest), expected)
+        with pytest.raises(ValueError, match="`key` must be"):
+            getattr(multiply, name)(x, key_of(1, 2).long(), torch.tensor(number), *rest)
+        with pytest.raises(ValueError, match="must be a number"):
+            getattr(multiply, name)(x, key_of(1, 2), torch.tensor([number]), *rest)
+
+
+@product
+def test_inputs_whose_memory_does_not_hold_what_they_are(name):
+    (number, *rest), x = PRODUCTS[name][0], torch.randn((4, 9), generator=torch.Generator().manual_seed(1))
+    for view, values in ((torch._neg_view(x), -x), (torch._efficientzerotensor(x.shape), torch.zeros_like(x))):
+        assert same(both(name, view, number, *rest)[0], both(name, values, number, *rest)[0])
+
+
+def test_a_gradient_that_is_zero_everywhere():
+    x = torch.ones(3, 4, requires_grad=True)
+    torch.sgn(Dropout(0.5, seed=1)(x, training=True)).sum().backward()
+    assert torch.equal(x.grad, torch.zeros(3, 4))
 
 
 @product

@@ -404,3 +404,15 @@ def test_the_state_counts_and_can_be_written():
     assert to_numpy(rate_of(state.state.value)) == np.float32(0.1)
     state.next()
     assert state.read()[:2].tolist() == [2**31, 0]
+
+
+@pytest.mark.parametrize("size", [4, 10_000])
+@pytest.mark.parametrize("scale", [np.inf, ops.convert_to_tensor(np.inf, "float32")], ids=["number", "tensor"])
+def test_an_infinite_scale_of_what_is_dropped_is_0(size, scale):
+    keep, x, upstream = np.zeros((2, size), bool), np.ones((2, size), "float32"), np.ones((2, size), "float32")
+
+    def call(x):
+        return random.multiply_where(ops.convert_to_tensor(keep), scale, x)
+
+    y, _ = value_and_gradient(call, x, upstream)
+    assert not y.any() and not ops.convert_to_numpy(call(ops.convert_to_tensor(x))).any()

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import to_numpy, train, value_and_gradient
+from backend import BACKEND, to_numpy, train, value_and_gradient
 from keras import ops
 
 from keras_dropouts import Standout
@@ -109,3 +109,15 @@ def test_a_bad_number_is_refused(name, value):
 def test_a_bad_mode_is_refused():
     with pytest.raises(ValueError, match=r"`beta_mode` must be 'shift' or 'weights'\. Received: beta_mode='bias'"):
         Standout(dense(), beta_mode="bias")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="on PyTorch alone an activation may write over its input")
+def test_an_activation_in_place_changes_no_mask():
+    import torch
+
+    x, results = np.random.default_rng(1).standard_normal((9, 20)).astype("float32"), []
+    for activation in (torch.nn.functional.elu, torch.nn.functional.elu_):
+        dense = keras.layers.Dense(50, activation, use_bias=False, kernel_initializer=keras.initializers.HeNormal(1))
+        layer = Standout(dense, seed=1)
+        results.append([to_numpy(layer(x, training=training)) for training in (True, False)])
+    np.testing.assert_array_equal(*results)

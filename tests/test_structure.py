@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 from backend import BACKEND, to_numpy
-from catalog import rows
+from catalog import ROWS, rows
 from memory import kept_bytes
 
-from keras_dropouts import random
+from keras_dropouts import Dropout, random
 from keras_dropouts.random import compilation
 
 if BACKEND == "tensorflow":
@@ -101,6 +101,26 @@ def test_large_samples_of_many_numbers_share_few_programs():
         assert drawn.shape == (n, 4096) and n <= drawn[0, 0] == drawn.max() == drawn.min() <= 1.5 * n
         found.add(int(drawn[0, 0]))
     assert len(found) == 10
+    # A first axis of which it is known only now that it is 1.
+    np.testing.assert_array_equal(call(tf.ones((5, 4096)), tf.ones((1, 1))), np.full((5, 4096), 8.0))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others have no such graphs")
+def test_no_shape_and_no_number_has_a_graph_of_its_own():
+    layers = [(row.make(0.5), row.inputs) for row in ROWS if not row.wrapped and row.shape == (3, 5, 7)]
+
+    def call(n):
+        for layer, inputs_of in layers:
+            layer(inputs_of(tf.ones((n, 5, 7))), training=True)
+        Dropout(0.5)(tf.ones(n), training=True)
+        random.multiply_where(np.ones(n, bool), 1 + n, tf.ones(n))
+        random.multiply_where(tf.ones(n, bool), np.float32(1 + n), tf.ones(n))
+
+    call(3)
+    before = compilation._graph_of.cache_info().currsize
+    for n in range(4, 12):
+        call(n)
+    assert compilation._graph_of.cache_info().currsize == before
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="its programs are read by TensorFlow")

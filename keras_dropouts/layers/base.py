@@ -55,7 +55,7 @@ class SeededLayer(keras.layers.Layer):
 
     def __setattr__(self, name, value):
         # At each call Keras notes that the layer is built and called, and looks through all it tracks each time.
-        if self.__dict__.get(name, self) is not value:
+        if name not in self.__dict__ or self.__dict__[name] is not value:
             super().__setattr__(name, value)
 
     def _next_state(self):

@@ -144,7 +144,7 @@ def _exact_gamma(rate, sizes, blocks):
 
 @fused
 def _spread(seeds, size, channels, space, blocks, steps):
-    """Returns the mask that the seeds leave, and the number of its elements over that of the kept ones.
+    """Returns the mask that the seeds leave, and how many elements of each sample it drops.
 
     Args:
         seeds: What `rare_bits` drew for the places where a block may start, four channels in a byte.

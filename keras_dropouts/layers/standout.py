@@ -78,14 +78,17 @@ class Standout(KernelWrapper, SeededLayer):
         self.beta_mode = checked_choice("beta_mode", beta_mode, "shift", "weights")
 
     def call(self, inputs, training=False):
-        outputs, *logits = self._outputs_and_logits(ops.cast(inputs, self.compute_dtype))
+        linear, *logits = self._linear_and_logits(ops.cast(inputs, self.compute_dtype))
         if not self._trains(training):
-            return multiply(outputs, _probability(*logits))
-        drawn = random.uniform(key_of(self._next_state()), ops.shape(outputs))
-        return random.multiply_where(_is_below(drawn, *logits), 1.0, outputs)
+            probability = _probability(*logits)
+            return multiply(self._activation(linear), probability)
+        drawn = random.uniform(key_of(self._next_state()), ops.shape(linear))
+        # Before the activation, which on PyTorch may write over its input.
+        keep = _is_below(drawn, *logits)
+        return random.multiply_where(keep, 1.0, self._activation(linear))
 
-    def _outputs_and_logits(self, inputs):
-        """Returns the wrapped layer's outputs, and of what the logits are made: a product, its factor and a summand."""
+    def _linear_and_logits(self, inputs):
+        """Returns the outputs before the activation, and of the logits a product, its factor and a summand."""
         kernel, bias = self._weights()
         no_bias = None if bias is None else ops.zeros_like(bias)
         linear = self._product(inputs, kernel, no_bias)
@@ -97,7 +100,7 @@ class Standout(KernelWrapper, SeededLayer):
                 bias = ops.reshape(bias, (-1, *[1] * (len(linear.shape) - 2)))
             # Not in place, as on PyTorch the product would be this too.
             linear = linear + bias
-        return self._activation(linear), ops.stop_gradient(product), alpha, beta
+        return linear, ops.stop_gradient(product), alpha, beta
 
     def get_config(self):
         config = {"alpha": self.alpha, "beta": self.beta, "beta_mode": self.beta_mode}

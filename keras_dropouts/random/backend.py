@@ -107,6 +107,10 @@ else:
     def indices(n, key):
         return torch.arange(n, dtype=torch.int32, device=key.device)
 
+    def materialized(x):
+        """The tensor, or a copy where its memory does not hold what it is: of zeros without any, of negative views."""
+        return x.clone() if x.is_neg() or x._is_zerotensor() else x
+
     def at_once():
         return contextlib.nullcontext()
 

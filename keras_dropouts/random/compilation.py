@@ -87,8 +87,6 @@ if BACKEND == "torch":
 
         @functools.wraps(function)
         def run(*args):
-            if torch.compiler.is_compiling():
-                return one(*args)
             if torch._C._are_functorch_transforms_active():
                 _refuse_vmap()
             device = args[0].device
@@ -107,8 +105,12 @@ if BACKEND == "torch":
         def fake(*args):
             return torch.empty_like((like or function)(*_on("meta", *args)), device=args[0].device)
 
-        run.loops = loops
-        return run
+        @functools.wraps(function)
+        def call(*args):
+            return (one if torch.compiler.is_compiling() else run)(*args)
+
+        call.loops = loops
+        return call
 
     TYPES = {"samples": "SymInt", "blocks": "SymInt", "rescale": "bool"}
     # Where the suite has run, and where there is nothing to run.
@@ -265,21 +267,20 @@ def opened(function, *args, jit_compile=None):
     def spec(arg):
         if not tf.is_tensor(arg):
             return arg
-        # Vectors are keys and tables.
-        return tf.TensorSpec(arg.shape if arg.shape.rank == 1 else [None] * arg.shape.rank, arg.dtype)
+        return tf.TensorSpec([None] * arg.shape.rank, arg.dtype)
 
     graph = _graph_of(function, jit_compile, tf.nest.map_structure(spec, args))
     return graph(*filter(tf.is_tensor, tf.nest.flatten(args)))
 
 
 def fused(function):
-    """Decorates a function of few operations on tensors and sizes, that eager calls may run one by one.
+    """Decorates a function of few operations on tensors and sizes.
 
     It must take samples one by one: the first axis of the first tensor counts them, and those of its results and of the
     tensors that have its rank and no 1 there. A single result has the shape of the first tensor.
 
-    TensorFlow: as `compiled`, but only in graphs, and not where the shape of the first tensor varies and is small. JAX:
-    as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
+    TensorFlow: as `compiled` in graphs, where the shape of the first tensor is known or a sample large; else `opened`.
+    JAX: as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
     """
     if BACKEND == "torch":
         return function
@@ -305,7 +306,9 @@ def fused(function):
         def longer(arg):
             if not tf.is_tensor(arg) or arg.shape.rank != x.shape.rank or arg.shape[0] == 1:
                 return arg
-            return tf.pad(arg, [(0, samples - shape[0]), *[(0, 0)] * (len(shape) - 1)])
+            # Where it is found out late that there is a 1.
+            more = tf.where(tf.shape(arg)[0] == shape[0], samples - shape[0], 0)
+            return tf.pad(arg, [(0, more), *[(0, 0)] * (len(shape) - 1)])
 
         return tf.nest.map_structure(lambda y: y[: shape[0]], one(*map(longer, (x, *args))))
 

@@ -1,10 +1,11 @@
 """Products with what was drawn, computed in at least float32 and rounded once to the type of the input."""
 
 import functools
+import inspect
 
 import keras
 
-from keras_dropouts.random.arguments import Tensor
+from keras_dropouts.random.arguments import LARGEST, Tensor, checked_key, checked_scalar
 from keras_dropouts.random.backend import BACKEND, cast, rounded, xp
 from keras_dropouts.random.bits import keep_mask, keep_scale, normal, uniform
 from keras_dropouts.random.compilation import fused, numba_kernels, triton_kernels
@@ -12,6 +13,7 @@ from keras_dropouts.random.compilation import fused, numba_kernels, triton_kerne
 if BACKEND == "torch":
     import torch
 
+    from keras_dropouts.random.backend import materialized
     from keras_dropouts.random.compilation import operation
 
 
@@ -20,7 +22,7 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
 
     Args:
         keep: Boolean tensor that broadcasts to `inputs`.
-        scale: A number, or a float tensor without axes.
+        scale: A number, or a float tensor without axes. An infinite one may count as the largest finite float32.
         inputs: Float tensor. Types narrower than float32 are scaled in float32: a scale rounded to bfloat16 would
             shift the mean.
 
@@ -43,14 +45,18 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
     if getattr(scale, "ndim", 0):
         raise ValueError(f"`scale` must be a number, or a tensor without axes. Received: scale={scale!r}")
     if BACKEND == "torch":
+        # Of an infinite one, what is dropped would be NaN; whether a tensor is infinite the host must not ask.
+        finite = scale.clamp(max=LARGEST) if torch.is_tensor(scale) else min(scale, LARGEST)
         if torch.compiler.is_compiling() or _is_transformed(inputs):
             return _chosen(inputs, keep, scale)
         if not torch.is_grad_enabled():
-            return _selected(inputs, keep, scale)
+            return _selected(inputs, keep, finite)
         large = inputs.device.type == "cpu" and inputs.numel() >= LARGE
         learned = getattr(scale, "requires_grad", False)
-        return (_Selection.apply if large and not learned else _chosen)(inputs, keep, scale)
-    return _where(inputs, keep, scale)
+        return (_Selection.apply if large and not learned else _chosen)(inputs, keep, finite)
+    # A number would be one of a graph on TensorFlow, which would be another for each.
+    scale = keras.ops.convert_to_tensor(scale, work_dtype(inputs))
+    return _where(inputs, keras.ops.convert_to_tensor(keep), scale)
 
 
 if BACKEND == "torch":
@@ -68,7 +74,7 @@ if BACKEND == "torch":
         return kept.view(wide.dtype)
 
     def _selected(inputs, keep, scale):
-        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        wide = materialized(inputs).to(torch.promote_types(inputs.dtype, torch.float32))
         kept = _kept(wide, keep)
         if not (isinstance(scale, float) and scale == 1):
             kept = kept.mul_(scale)
@@ -179,11 +185,17 @@ def _drawing(cpu, cuda):
         if BACKEND != "torch":
             return function
         loops = {"cpu": cpu, "cuda": cuda}
+        names = list(inspect.signature(function).parameters)
         one = operation(loops, function, lambda x, *_: torch.empty(x.shape, dtype=x.dtype, device="meta"))
 
         @functools.wraps(function)
-        def call(inputs, *args):
-            return (one if loops.get(inputs.device.type) and _may_write(inputs) else function)(inputs, *args)
+        def call(inputs, key, number, *args):
+            if loops.get(inputs.device.type) and _may_write(inputs):
+                # The loops read memory as it lies.
+                key, number = checked_key(key), checked_scalar(names[2], number)
+                if key.device == number.device == inputs.device:
+                    return one(inputs, key, number, *args)
+            return function(inputs, key, number, *args)
 
         call.loops = loops
         return call
@@ -211,7 +223,7 @@ def drop_together(inputs, key, rate, rescale, noise_shape):
     if on_cpu and _may_write(inputs) and not torch.compiler.is_compiling():
         # The loop finds out threshold and scale, too: a dozen operations on scalars, where there is little to draw.
         noise = drop(torch.ones(noise_shape, dtype=torch.float32, device=inputs.device), key, rate, rescale)
-        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        wide = materialized(inputs).to(torch.promote_types(inputs.dtype, torch.float32))
         return _kept(wide, noise != 0).mul_(noise).to(inputs.dtype)
     keep = keep_mask(key, noise_shape, rate)
     return multiply_where(keep, keep_scale(rate) if rescale else 1.0, inputs)

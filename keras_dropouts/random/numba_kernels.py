@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numba.extending import intrinsic
 
+from keras_dropouts.random.backend import materialized
 from keras_dropouts.random.normals import normals_on
 
 # Blocks that a loop of products draws for at a time: what it draws stays in the fastest memory.
@@ -59,6 +60,7 @@ def times_normal(inputs, key, stddev):
 
 
 def _product(loop, inputs, key, number, *args):
+    inputs = materialized(inputs)
     # Samples lie one after the other, as their draws do. What has to be copied for that is written over.
     operand = (inputs if inputs.dtype in ZEROS else inputs.float()).contiguous()
     product = torch.empty_like(inputs) if operand is inputs else operand

@@ -8,6 +8,7 @@ from keras_dropouts.random.keys import fold_in
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.eager.forwardprop_util import pack_tangents
 elif BACKEND == "jax":
     import jax
 else:
@@ -35,7 +36,7 @@ def rematerialized_product(multiply, inputs, key, rate, function=None):
     @tf.custom_gradient
     def apply(x):
         # The gradient stops, as TensorFlow would prepare one for each function that is called on the way.
-        outputs = function(tf.stop_gradient(x), key, rate)
+        outputs = function(*_stopped(x), key, rate)
         return outputs, lambda upstream: rematerialized_product(multiply, upstream, key, rate)
 
     return apply(inputs)
@@ -82,9 +83,14 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
                 outputs = function(*again)
             return tape.gradient(outputs, again, upstream)
 
-        return function(*map(tf.stop_gradient, tensors)), gradient
+        return function(*_stopped(*tensors)), gradient
 
     return apply(*tensors)
+
+
+def _stopped(*tensors):
+    # A forward accumulator goes through the operations themselves.
+    return tensors if pack_tangents(tensors).tangents else [tf.stop_gradient(x) for x in tensors]
 
 
 if BACKEND == "torch":

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from keras_dropouts.random.backend import materialized
 from keras_dropouts.random.normals import normals_on
 
 # The blocks of a program: two for each of its threads on CUDA, one on ROCm.
@@ -52,7 +53,7 @@ def times_normal(inputs, key, stddev):
 
 def _product(kernel, inputs, *args, **options):
     # Samples lie one after the other, as their draws do: an input of other strides is copied.
-    inputs = inputs.contiguous()
+    inputs = materialized(inputs).contiguous()
     samples = len(inputs) if inputs.ndim else 1
     size = inputs.numel() // max(samples, 1)
     return _launched(kernel, torch.empty_like(inputs), samples, (size + 7) // 8, *args, inputs, size, **options)
