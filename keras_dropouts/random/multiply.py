@@ -46,7 +46,7 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
         raise ValueError(f"`scale` must be a number, or a tensor without axes. Received: scale={scale!r}")
     if BACKEND == "torch":
         # Of an infinite one, what is dropped would be NaN; whether a tensor is infinite the host must not ask.
-        finite = scale.clamp(max=LARGEST) if torch.is_tensor(scale) else min(scale, LARGEST)
+        finite = scale.clamp(max=LARGEST) if hasattr(scale, "clamp") else min(scale, LARGEST)
         if torch.compiler.is_compiling() or _is_transformed(inputs):
             return _chosen(inputs, keep, scale)
         if not torch.is_grad_enabled():
