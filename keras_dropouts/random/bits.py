@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_dropouts.random.arguments import Shape, Tensor, checked_scalar, checked_shape
 from keras_dropouts.random.backend import BACKEND, WORD, bits_as, cast, indices, rounded, shift_left, shift_right, xp
-from keras_dropouts.random.compilation import kernel, numba_kernels, opened, run, triton_kernels
+from keras_dropouts.random.compilation import fused, kernel, numba_kernels, opened, run, triton_kernels
 from keras_dropouts.random.normals import normals
 from keras_dropouts.random.threefry import threefry2x32
 
@@ -341,6 +341,7 @@ def normal(key: Tensor, shape: Shape, mean: float | Tensor = 0.0, stddev: float 
     return _filled(lambda samples, blocks: run(_looked_up, key, samples, blocks, table), shape)
 
 
+@fused
 def _scaled_normals(stddev, mean):
     table = normals_on(stddev.device) if BACKEND == "torch" else keras.ops.convert_to_tensor(normals())
     return rounded(table * stddev) + mean

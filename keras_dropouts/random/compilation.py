@@ -277,7 +277,7 @@ def fused(function):
     """Decorates a function of few operations on tensors and sizes.
 
     It must take samples one by one: the first axis of the first tensor counts them, and those of its results and of the
-    tensors that have its rank and no 1 there. A single result has the shape of the first tensor.
+    tensors that have its rank and no 1 there. A single result of that rank has the shape of the first tensor.
 
     TensorFlow: as `compiled` in graphs, where the shape of the first tensor is known or a sample large; else `opened`.
     JAX: as `compiled`. PyTorch: runs as it stands; `torch.compile` sees through it.
@@ -297,7 +297,7 @@ def fused(function):
         samples = _samples_for(function, shape)
         if samples is None:
             results = opened(function, x, *args)
-            if tf.is_tensor(results):
+            if tf.is_tensor(results) and results.shape.rank == x.shape.rank:
                 results.set_shape(x.shape)
             return results
         if samples is shape[0]:
