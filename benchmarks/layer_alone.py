@@ -101,7 +101,7 @@ def compared(shape, names, seconds, jit_compile=False):
     }
 
 
-def measure(seconds=3):
+def measure(seconds=1.5):
     """Results of Dropout by size, of all layers at one large size, and there with `jit_compile=True`, by direction."""
     results = {str(math.prod(shape)): compared(shape, ["Dropout"], seconds) for shape in SHAPES}
     results[f"all layers, {math.prod(LARGE)}"] = compared(LARGE, ALONE, 2 * seconds)

@@ -50,7 +50,7 @@ def timed(network, names, seconds, jit_compile="auto"):
     return summary(interleaved(calls, seconds * len(calls)), steps)
 
 
-def measure(seconds=2):
+def measure(seconds=1):
     """Milliseconds a step and ratios to no layer, by network; the CNN also with `jit_compile=True`, if a choice."""
     if BACKEND == "torch":
         import torch
