@@ -109,7 +109,7 @@ else:
 
     def materialized(x):
         """The tensor, or a copy where its memory does not hold what it is: of zeros without any, of negative views."""
-        return x.clone() if x.is_neg() or x._is_zerotensor() else x
+        return x.clone() if x.is_neg() or torch._is_zerotensor(x) else x
 
     def at_once():
         return contextlib.nullcontext()
