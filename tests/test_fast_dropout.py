@@ -114,3 +114,12 @@ def test_bad_arguments_are_refused():
         FastDropout(dense(), sampled=1)
     with pytest.raises(ValueError, match=r"`rate` must be a number in \[0, 0\.999985\).*Received: rate=1"):
         FastDropout(dense(), 1)
+
+
+def test_a_training_step_upsets_no_optimizer(capfd):
+    dense = FastDropout(keras.layers.Dense(64, activation="relu"), 0.3)
+    model = keras.Sequential([keras.Input((28,)), dense, keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((64, 28)), np.ones((64, 2)), verbose=0)
+    # What TensorFlow says where its optimizer of graphs fails.
+    assert "optimizer failed" not in capfd.readouterr().err

@@ -90,8 +90,13 @@ def main(argv=None):
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
-            # The model has no shortcuts: where a path drops, nothing is left of the sample.
-            chosen = [layer for layer in chosen if layer is not keras_dropouts.DropPath and fits(layer, build_model)]
+            # The model has no shortcuts, and where a path drops nothing is left of the sample; nor has it SELU units.
+            others = keras_dropouts.DropPath, keras_dropouts.AlphaDropout
+            chosen = [
+                layer
+                for layer in chosen
+                if not (isinstance(layer, type) and issubclass(layer, others)) and fits(layer, build_model)
+            ]
         results = keras_dropouts.compare(
             build_model, data, chosen, options.rates, options.epochs, options.repeats, options.seed, 128, options.out
         )

@@ -104,7 +104,9 @@ class FastDropout(KernelWrapper, RandomLayer):
         # The root has no gradient at 0.
         deviation = ops.where(spread, ops.sqrt(ops.where(spread, variance, 1)), 0)
         noise = rematerialized_product(self.multiply, deviation, key, rate)
-        return self._activation(ops.cast(ops.cast(mean, dtype) + rounded(noise), mean.dtype))
+        # The sum too, or else TensorFlow's optimizer fails on it where a ReLU follows.
+        outputs = rounded(ops.cast(mean, dtype) + rounded(noise))
+        return self._activation(ops.cast(outputs, mean.dtype))
 
     def multiply(self, inputs, key, rate):
         return multiply(inputs, random.normal(key, ops.shape(inputs)))
