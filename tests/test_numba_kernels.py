@@ -71,19 +71,6 @@ def test_the_strides_of_the_input_do_not_matter(name):
     assert same(*both(name, torch.ones(()).expand(x.shape), *PRODUCTS[name][-2]))
 
 
-@product
-@pytest.mark.parametrize("shape", [(5, 40001), (40001, 5), (1, 2**17 + 1)])
-def test_threads_share_the_work(name, shape, monkeypatch):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    # More threads than there are samples, cut within them.
-    monkeypatch.setattr(kernels, "SHARE", 2**10)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    threads, thread = [], kernels.threading.Thread
-    monkeypatch.setattr(kernels.threading, "Thread", lambda **of: (threads.append(of), thread(**of))[1])
-    assert same(*both(name, x, *PRODUCTS[name][0]))
-    assert len(threads) == 6
-
-
 class Halved(Dropout):
     def multiply(self, inputs, key, rate):
         return super().multiply(inputs, key, rate.to(self.of) / 2)

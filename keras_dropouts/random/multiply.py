@@ -190,7 +190,9 @@ def _drawing(cpu, cuda):
 
         @functools.wraps(function)
         def call(inputs, key, number, *args):
-            if loops.get(inputs.device.type) and _may_write(inputs):
+            # One thread of a CPU is soon slower than drawing first and all threads of PyTorch then.
+            large = inputs.device.type == "cpu" and inputs.numel() >= 2**19
+            if loops.get(inputs.device.type) and not large and _may_write(inputs):
                 # The loops read memory as it lies.
                 key, number = checked_key(key), checked_scalar(names[2], number)
                 if key.device == number.device == inputs.device:

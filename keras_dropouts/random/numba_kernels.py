@@ -4,8 +4,6 @@ PyTorch by itself runs the generator one operation after the other, each a pass 
 functions here take and give what those do.
 """
 
-import threading
-
 import numba
 import numpy as np
 import torch
@@ -16,8 +14,6 @@ from keras_dropouts.random.normals import normals_on
 
 # Blocks that a loop of products draws for at a time: what it draws stays in the fastest memory.
 CHUNK = 256
-# Blocks that are worth another thread, which starts in some 50 microseconds.
-SHARE = 2**15
 
 
 def keep(key, threshold, samples, blocks):
@@ -69,23 +65,9 @@ def _product(loop, inputs, key, number, *args):
     blocks = samples * ((size + 7) // 8)
     key = key.contiguous()
 
-    def run(start, stop):
-        # Addresses: the arrays of NumPy that a loop could take instead are ten times as long in the making.
-        addresses = product.data_ptr(), operand.data_ptr(), key.data_ptr(), number.data_ptr()
-        loop(ZEROS[product.dtype], *addresses, *args, size, start, stop)
-
-    threads = min(blocks // SHARE, torch.get_num_threads())
-    if threads < 2:
-        run(0, blocks)
-    else:
-        cuts = [blocks * i // threads for i in range(threads + 1)]
-        # Started anew: a process that is forked has none of the threads of its parent.
-        others = [threading.Thread(target=run, args=cuts[i : i + 2]) for i in range(1, threads)]
-        for thread in others:
-            thread.start()
-        run(*cuts[:2])
-        for thread in others:
-            thread.join()
+    # Addresses: the arrays of NumPy that a loop could take instead are ten times as long in the making.
+    addresses = product.data_ptr(), operand.data_ptr(), key.data_ptr(), number.data_ptr()
+    loop(ZEROS[product.dtype], *addresses, *args, size, blocks)
     return product if operand is inputs else product.to(inputs.dtype)
 
 
@@ -270,7 +252,7 @@ def _multiply(product, inputs, noise, parts, count, size, blocks, selects):
 
 
 @_compiled
-def _drop(zero, product, inputs, key, rate, rescale, size, start, stop):
+def _drop(zero, product, inputs, key, rate, rescale, size, stop):
     product, inputs = _pointer(product, zero), _pointer(inputs, zero)
     key, blocks = _words(_pointer(key, np.int32(0))), (size + 7) // 8
     # Rounded to the nearest integer, ties to even: so large a number has no bits for a fraction.
@@ -279,7 +261,7 @@ def _drop(zero, product, inputs, key, rate, rescale, size, start, stop):
     scale = np.float32(65536) / max(np.float32(65536) - threshold, np.float32(1)) if rescale else np.float32(1)
     words, parts = np.empty((4, CHUNK), np.int32), np.empty((CHUNK, 4), np.int64)
     kept, noise = words[:2].view(np.uint8), np.empty((2, 4 * CHUNK), np.float32)
-    for place in range(start, stop, CHUNK):
+    for place in range(0, stop, CHUNK):
         n = min(CHUNK, stop - place)
         count = _drawn(words, parts, key, blocks, place, n)
         for i in range(n):
@@ -292,7 +274,7 @@ def _drop(zero, product, inputs, key, rate, rescale, size, start, stop):
 
 
 @_compiled
-def _times_uniform(zero, product, inputs, key, width, size, start, stop):
+def _times_uniform(zero, product, inputs, key, width, size, stop):
     product, inputs = _pointer(product, zero), _pointer(inputs, zero)
     key, blocks = _words(_pointer(key, np.int32(0))), (size + 7) // 8
     width = _pointer(width, np.float32(0))[0]
@@ -301,7 +283,7 @@ def _times_uniform(zero, product, inputs, key, width, size, start, stop):
     middle = (lower + upper) * np.float32(0.5) + step * np.float32(0.5)
     words, parts = np.empty((4, CHUNK), np.int32), np.empty((CHUNK, 4), np.int64)
     draws, noise = words.view(np.int16), np.empty((4, 2 * CHUNK), np.float32)
-    for place in range(start, stop, CHUNK):
+    for place in range(0, stop, CHUNK):
         n = min(CHUNK, stop - place)
         count = _drawn(words, parts, key, blocks, place, n)
         for i in range(4):
@@ -311,13 +293,13 @@ def _times_uniform(zero, product, inputs, key, width, size, start, stop):
 
 
 @_compiled
-def _times_normal(zero, product, inputs, key, stddev, table, size, start, stop):
+def _times_normal(zero, product, inputs, key, stddev, table, size, stop):
     product, inputs = _pointer(product, zero), _pointer(inputs, zero)
     key, blocks = _words(_pointer(key, np.int32(0))), (size + 7) // 8
     stddev, table = _pointer(stddev, np.float32(0))[0], _pointer(table, np.float32(0))
     words, parts = np.empty((4, CHUNK), np.int32), np.empty((CHUNK, 4), np.int64)
     draws, noise = words.view(np.uint16), np.empty((4, 2 * CHUNK), np.float32)
-    for place in range(start, stop, CHUNK):
+    for place in range(0, stop, CHUNK):
         n = min(CHUNK, stop - place)
         count = _drawn(words, parts, key, blocks, place, n)
         for i in range(4):
