@@ -45,15 +45,13 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
     if getattr(scale, "ndim", 0):
         raise ValueError(f"`scale` must be a number, or a tensor without axes. Received: scale={scale!r}")
     if BACKEND == "torch":
-        # Of an infinite one, what is dropped would be NaN; whether a tensor is infinite the host must not ask.
-        finite = scale.clamp(max=LARGEST) if hasattr(scale, "clamp") else min(scale, LARGEST)
         if torch.compiler.is_compiling() or _is_transformed(inputs):
             return _chosen(inputs, keep, scale)
         if not torch.is_grad_enabled():
-            return _selected(inputs, keep, finite)
+            return _selected(inputs, keep, scale)
         large = inputs.device.type == "cpu" and inputs.numel() >= LARGE
         learned = getattr(scale, "requires_grad", False)
-        return (_Selection.apply if large and not learned else _chosen)(inputs, keep, finite)
+        return (_Selection.apply if large and not learned else _chosen)(inputs, keep, scale)
     # A number would be one of a graph on TensorFlow, which would be another for each.
     scale = keras.ops.convert_to_tensor(scale, work_dtype(inputs))
     return _where(inputs, keras.ops.convert_to_tensor(keep), scale)
@@ -77,7 +75,8 @@ if BACKEND == "torch":
         wide = materialized(inputs).to(torch.promote_types(inputs.dtype, torch.float32))
         kept = _kept(wide, keep)
         if not (isinstance(scale, float) and scale == 1):
-            kept = kept.mul_(scale)
+            # Of an infinite one, what is dropped would be NaN; whether a tensor is infinite the host must not ask.
+            kept = kept.mul_(scale.clamp(max=LARGEST) if hasattr(scale, "clamp") else min(scale, LARGEST))
         return kept.to(inputs.dtype)
 
     class _Selection(torch.autograd.Function):
