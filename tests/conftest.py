@@ -25,3 +25,14 @@ if keras.backend.backend() == "tensorflow":
 @pytest.fixture(params=["float32", "mixed_float16", "mixed_bfloat16"])
 def policy(request):
     return request.param
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the laws of a row one after the other, for one process: what JAX has compiled for one serves the next."""
+
+    def row(item):
+        return str(item.callspec.params.get("row", "")) if hasattr(item, "callspec") else ""
+
+    laws = [i for i, item in enumerate(items) if item.path.name == "test_laws.py"]
+    for i, item in zip(laws, sorted((items[i] for i in laws), key=row), strict=True):
+        items[i] = item
