@@ -5,6 +5,7 @@ from keras_dropouts.callbacks import RateLogger
 from keras_dropouts.comparison.compare import compare
 from keras_dropouts.inference.always_on import always_on
 from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_carlo
+from keras_dropouts.inference.score import ClassificationScore, RegressionScore
 from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.cutout import Cutout
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlphaDropout",
+    "ClassificationScore",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",
@@ -58,6 +60,7 @@ __all__ = [
     "RandomLayer",
     "RateLogger",
     "RecurrentDropout",
+    "RegressionScore",
     "SpatialAlphaDropout1D",
     "SpatialAlphaDropout2D",
     "SpatialAlphaDropout3D",

@@ -98,24 +98,6 @@ def test_runs_differ_by_the_dropout_alone(monkeypatch):
     assert undropped == none != dropped
 
 
-def test_calibration_error():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.full(4, 0.1), 500)
-    # Right where the confidence is less, wrong often where it is most: bins that are off in both directions.
-    confidence, guess = probabilities.max(1), probabilities.argmax(1)
-    labels = np.where(confidence < 14 / 15, guess, rng.integers(0, 4, 500))
-    correct = guess == labels
-    expected = 0
-    for i in range(15):
-        inside = (confidence >= i / 15) & (confidence < (i + 1) / 15)
-        if inside.any():
-            expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert comparing.calibration_error(probabilities, labels) == pytest.approx(expected, rel=1e-9)
-    sure = np.eye(4)[labels]
-    assert comparing.calibration_error(sure, labels) == 0
-    assert comparing.calibration_error(sure, (labels + 1) % 4) == 1
-
-
 def test_a_softmax_may_be_some_hundredths_off():
     data = digits()
     outputs = np.full((3, 10), 0.1)

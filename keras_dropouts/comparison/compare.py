@@ -19,10 +19,9 @@ import numpy as np
 from keras_dropouts.comparison.candidate import Candidate, checked_layers, checked_rates, one_line, rates_of
 from keras_dropouts.comparison.figure import figure_of
 from keras_dropouts.comparison.progress import Interrupts, Progress
+from keras_dropouts.inference.score import ClassificationScore
 from keras_dropouts.layers.arguments import checked_count, checked_seed
 
-# Bins of the calibration error, as in Guo et al. (2017).
-BINS = 15
 # Step time: the median over this many pairs of short epochs, without and with dropout, of at most so many steps.
 ROUNDS, STEPS = 7, 8
 
@@ -221,13 +220,13 @@ class _Comparison:
         if candidate.layer is None and not candidate.runs:
             # Now that it is trained, and before it is timed against others, which trains it on.
             self.features = self._features()
-        train_accuracy, accuracy = _accuracy(in_training, y_train), _accuracy(in_test, y_test)
+        train, test = ClassificationScore(in_training, y_train), ClassificationScore(in_test, y_test)
         return {
             "seed": seed,
-            "accuracy": accuracy,
-            "train_accuracy": train_accuracy,
-            "gap": train_accuracy - accuracy,
-            "ece": calibration_error(in_test, y_test),
+            "accuracy": test.accuracy,
+            "train_accuracy": train.accuracy,
+            "gap": train.accuracy - test.accuracy,
+            "ece": test.ece,
         }, in_test
 
     def keep(self, candidate, run, predictions):
@@ -341,22 +340,10 @@ def _probabilities(outputs, samples, data):
     return outputs
 
 
-def calibration_error(probabilities, labels):
-    """Returns the expected calibration error: how far confidence and accuracy are apart, on average over `BINS`."""
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence.astype("float64"), minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def _assign(model, other):
     pairs = zip(model.variables + model.optimizer.variables, other.variables + other.optimizer.variables, strict=True)
     for variable, value in pairs:
         variable.assign(value)
-
-
-def _accuracy(probabilities, labels):
-    return float((probabilities.argmax(1) == labels).mean())
 
 
 class _Clock(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dropouts.inference.always_on import PREDICTING, AlwaysOn, check_model
+from keras_dropouts.inference.score import ClassificationScore, RegressionScore, as_probabilities
 from keras_dropouts.keras_internals import all_layers, has_value
 from keras_dropouts.layers.arguments import checked_count, checked_flag, checked_seed
 from keras_dropouts.random.multiply import work_dtype
@@ -103,7 +104,7 @@ def _give_back(model, values):
 
 
 class MonteCarloPrediction:
-    """What `monte_carlo` returns for one output of a model: NumPy arrays, for `n` examples.
+    """What `monte_carlo` returns for one output of a model: NumPy arrays, for `n` examples, and `score` against labels.
 
     The last three are for outputs that are probabilities of classes: not negative, with a sum of 1 over the last axis.
     A last axis of size 1, or none, holds the probability of the second of two classes, as a sigmoid gives it. For
@@ -159,11 +160,37 @@ class MonteCarloPrediction:
     def variation_ratio(self) -> np.ndarray:
         return self._of_probabilities(self._variation_ratio)
 
+    def score(self, y: Any, tau: Any = None, sample_weight: Any = None) -> ClassificationScore | RegressionScore:
+        """Scores the prediction against what was true: its errors, its likelihood and its calibration.
+
+        Without `tau` the outputs must be probabilities of classes, with it they are those of a regression, whatever
+        they look like. Of several outputs each is scored by itself: `predictions["class"].score(y["class"])`.
+
+        Args:
+            y: What was true: classes, integers or one-hot, as `ClassificationScore` says, or numbers of the mean's
+                shape.
+            tau: For a regression: the precision of the noise, `1 / variance`, a positive number or an array, as
+                `RegressionScore` says.
+            sample_weight: `None`, or how much each label counts, as both say; a mask of what is no padding is one.
+
+        Returns:
+            A `ClassificationScore`, or with `tau` a `RegressionScore`; of predictions that were not kept the latter
+            lacks what needs them, and says so when asked.
+
+        Raises:
+            ValueError: Where an argument is not as described, or the outputs are no probabilities and there is no
+                `tau`.
+        """
+        if tau is not None:
+            return RegressionScore(self.mean, y, tau, self.std, self.samples, sample_weight)
+        return ClassificationScore(self._of_probabilities(self.mean), y, sample_weight)
+
     def _of_probabilities(self, measure):
         if np.isnan(self._mutual_information).any():
             raise ValueError(
                 f"The model's outputs must be probabilities for this: at least 0, with a sum of 1 over the last axis. "
-                f"End the model with a softmax; the mean of logits is not the mean of probabilities. "
+                f"End the model with a softmax; the mean of logits is not the mean of probabilities. For the score of "
+                f"a regression give `tau`. "
                 f"Received: outputs of shape {self.mean.shape} with means from {self.mean.min()} to {self.mean.max()}"
             )
         return measure
@@ -252,17 +279,9 @@ def _measures(mean, squares, entropy, votes, samples):
     }
 
 
-def _probabilities(y):
-    """The probabilities of classes on the last axis, where the output may have that of the second of two alone."""
-    if len(y.shape) > 1 and y.shape[-1] != 1:
-        return y
-    second = y[..., 0] if len(y.shape) > 1 else y
-    return ops.stack([1 - second, second], -1)
-
-
 def _are_probabilities(y, digits):
     """Whether each example's entries are at least 0 and have a sum of 1, as far as numbers of so many digits can."""
-    p = _probabilities(y)
+    p = as_probabilities(y, ops.stack)
     # A softmax in a narrow type rounds the exponentials, log2(n) sums of pairs of them, the inverse of their sum, and
     # the products, each by up to half a unit in the last place. That is all of float32's error and, with the 2**-25 of
     # each float16 below 2**-14, of float16's, far within 0.01; which also allows for clipping, as by epsilon().
@@ -272,10 +291,10 @@ def _are_probabilities(y, digits):
 
 def _entropy(y):
     """The entropy over the last axis."""
-    p = _probabilities(y)
+    p = as_probabilities(y, ops.stack)
     return -ops.sum(p * ops.log(ops.where(p > 0, p, 1)), -1)
 
 
 def _votes(y):
-    p = _probabilities(y)
+    p = as_probabilities(y, ops.stack)
     return ops.one_hot(ops.argmax(p, -1), p.shape[-1], dtype=y.dtype)
