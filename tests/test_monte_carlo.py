@@ -313,3 +313,14 @@ def test_an_error_loses_nothing():
         with pytest.raises(Exception, match=r"(?i)shape"):
             monte_carlo(model, x, samples=2, batch_size=7)
     np.testing.assert_array_equal(monte_carlo(model, X, samples=2, batch_size=7).samples, expected)
+
+
+class Numbered(keras.layers.Dropout):
+    def call(self, inputs, training=False, member=None):
+        return inputs if member is None else inputs + keras.ops.cast(member, inputs.dtype)
+
+
+def test_a_layer_that_asks_is_told_which_prediction_it_is():
+    model = keras.Sequential([keras.Input((6,)), Numbered(0.5)])
+    samples = monte_carlo(model, X, samples=3, batch_size=7).samples
+    np.testing.assert_array_equal(samples, X + np.arange(3, dtype="float32")[:, None, None])

@@ -13,7 +13,6 @@ from keras import ops
 from keras_dropouts.keras_internals import AUGMENTATION, all_layers, seed_generators, training_kept, untracked
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
-from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.random.backend import WORD, global_generator
 from keras_dropouts.random.checkpointing import outside
 from keras_dropouts.random.compilation import uncompiled
@@ -41,7 +40,8 @@ def always_on(model: keras.Model) -> keras.Model:
     Dropout is: Keras's and our dropout layers, the dropout within Keras's recurrent and attention layers, and layers
     of your own that own a `keras.random.SeedGenerator` and take `training`; wherever they are, also in nested models
     and in layers of your own. GaussianNoise and augmentation are not. Layers that draw without a seed generator
-    cannot be found. Of Masksembles each call takes the next member.
+    cannot be found. Dropout whose `call` takes `member`, as that of Masksembles, is given the count of calls,
+    an integer tensor.
 
     Args:
         model: A built `keras.Model`: Sequential, functional or subclassed. A subclassed one must have one argument for
@@ -185,7 +185,7 @@ class _Run:
         self.called.add(layer)
         if _drops(layer):
             kwargs["training"] = True
-        if isinstance(layer, Masksembles):
+        if _takes(layer, "member"):
             kwargs["member"] = self.member
         generators = [generator for part in all_layers(layer) for generator in seed_generators(part)]
         values = [(v, v.value) for v in layer.variables]
@@ -250,7 +250,7 @@ def _drops(layer):
     if isinstance(layer, keras.layers.RNN) or hasattr(layer, "recurrent_dropout"):
         cells = [cell for cell in (layer, *_cells(layer)) if hasattr(cell, "recurrent_dropout")]
         return any(cell.dropout or cell.recurrent_dropout for cell in cells)
-    return _takes_training(layer) and bool(seed_generators(layer)) and not isinstance(layer, NO_DROPOUT)
+    return _takes(layer, "training") and bool(seed_generators(layer)) and not isinstance(layer, NO_DROPOUT)
 
 
 def _cells(layer):
@@ -261,5 +261,5 @@ def _cells(layer):
     ]
 
 
-def _takes_training(layer):
-    return "training" in inspect.signature(type(layer).call).parameters
+def _takes(layer, argument):
+    return argument in inspect.signature(type(layer).call).parameters
