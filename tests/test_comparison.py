@@ -417,7 +417,7 @@ def press_ctrl_c(monkeypatch, owner, name, first=0):
 MOMENTS = {
     "timed": lambda patch: press_ctrl_c(patch, comparing._Clock, "on_epoch_end"),
     "trained": lambda patch: press_ctrl_c(patch, progress.Progress, "callback", first=1),
-    "tested": lambda patch: press_ctrl_c(patch, comparing, "_accuracy", first=2),
+    "tested": lambda patch: press_ctrl_c(patch, comparing, "ClassificationScore", first=2),
     "written": lambda patch: press_ctrl_c(patch, comparing, "_write"),
 }
 

@@ -116,7 +116,7 @@ class ClassificationScore:
             self.bin_confidence[filled], self.bin_accuracy[filled], "o-", label=f"{name}ECE {self.ece:.3f}"
         )
         ax.bar((np.arange(BINS) + 0.5) / BINS, self.bin_share, 0.9 / BINS, color=line.get_color(), alpha=0.25)
-        ax.legend(loc="upper left")
+        ax.legend()
         return ax
 
 
@@ -245,7 +245,7 @@ class RegressionScore:
         ax = _diagonal(ax, "level of the prediction interval", "share inside")
         ax.plot(self.levels, shares, "o-", label=label)
         if label:
-            ax.legend(loc="upper left")
+            ax.legend()
         return ax
 
 
