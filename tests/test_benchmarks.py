@@ -1,12 +1,17 @@
 """The benchmarks leave no layer out, and say where it falls short and on what machine that was measured."""
 
+import functools
+
 import machine
+import placement
 import pytest
 import report
 from backend import BACKEND
 from catalog import ROWS
 from layers import FLOOR, KERAS, LAYERS, NONE, OURS
 from networks import NETWORKS
+
+from keras_dropouts.keras_internals import all_layers
 
 
 def test_every_layer_is_measured():
@@ -49,3 +54,12 @@ def test_what_was_not_measured_says_why():
     measured = {"400000000": "not measured: may take 19 GB, and there are 8"}
     page = report.page({BACKEND: {"layer_alone": {"machine": "here", "measured": measured}}})
     assert "layer_alone, 400000000: not measured: may take 19 GB" in page
+
+
+def test_dropout_is_placed_where_the_name_says():
+    numbers = []
+    for make, after in placement.PLACES.values():
+        place = functools.partial(placement.place, make=functools.partial(make, 0.5), after=after)
+        model = placement.small_model((8, 8, 1), 10, 0.0, 1.0, place)
+        numbers.append([type(layer) for layer in all_layers(model)].count(make))
+    assert numbers == [2, 1]
