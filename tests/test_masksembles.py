@@ -101,16 +101,17 @@ def member_of(model, member, x):
     return x / x.sum(axis=1, keepdims=True)
 
 
-def test_monte_carlo_asks_the_members_in_turn():
+@pytest.mark.parametrize("samples", [4, 6])
+def test_monte_carlo_asks_the_members_in_turn(samples):
     model, x = ensemble(), normal_inputs(7, 12)
     # Batches of 3, 3 and 1.
-    prediction = monte_carlo(model, x, samples=4, batch_size=3, verbose=0)
-    members = np.stack([member_of(model, i, x) for i in range(4)])
+    prediction = monte_carlo(model, x, samples=samples, batch_size=3, verbose=0)
+    members = np.stack([member_of(model, i % 4, x) for i in range(samples)])
     np.testing.assert_allclose(prediction.samples, members, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(prediction.mean, members.mean(axis=0), rtol=1e-4, atol=1e-6)
     assert prediction.std.max() > 0.01
     # Also of a model that asks one a call by itself.
-    again = monte_carlo(always_on(model), x, samples=4, verbose=0)
+    again = monte_carlo(always_on(model), x, samples=samples, batch_size=3, verbose=0)
     np.testing.assert_allclose(again.samples, members, rtol=1e-4, atol=1e-6)
 
 

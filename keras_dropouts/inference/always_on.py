@@ -109,7 +109,12 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
         layer: The model.
         seed: `None`, or an integer in `[0, 2**32)`.
         **kwargs: As for `keras.layers.Layer`.
+
+    Attributes:
+        period: After how many calls the members are asked from the first on again; `None`: never.
     """
+
+    period = None
 
     def __init__(self, layer, seed=None, **kwargs):
         # The model casts its inputs itself.
@@ -144,7 +149,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
 
     @uncompiled
     def call(self, inputs):
-        run = _Run(self._next_state())
+        run = _Run(self._next_state(), self.period)
         with training_kept(self), global_generator(run.words), _asking(self._drawing):
             token = _RUN.set(run)
             try:
@@ -171,12 +176,13 @@ _LOCK = threading.Lock()
 class _Run:
     """One call of an AlwaysOn layer: which layers it has called, and where their random numbers start."""
 
-    def __init__(self, state):
+    def __init__(self, state, period):
         key = key_of(state)
         # The index of the first sample is 0, or within another run a word of that.
         self.words = ops.concatenate(threefry2x32((key[0], key[1]), (ops.zeros_like(key[2:3]), key[2:3]), 13))
         outer = _RUN.get()
-        self.member = outer.member if outer else calls_of(state)
+        calls = calls_of(state)
+        self.member = outer.member if outer else calls % period if period else calls
         self.called = outer.called if outer else set()
         self.draws = 0
 

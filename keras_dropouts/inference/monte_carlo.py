@@ -80,6 +80,8 @@ def monte_carlo(
         raise ValueError(f"`x` must hold at least one example, and no None. Received: x={x!r}")
     layer = AlwaysOn(model)
     layer._random_state.write(seed=seed, calls=0)
+    # A sample is of one member, in whatever batch.
+    layer.period = samples
     sampler = _Sampler(layer, samples, keep_samples)
     values = {id(v): v.value for v in sampler.variables}
     try:
