@@ -20,6 +20,7 @@ from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
+from keras_dropouts.layers.sparse_variational_dropout import SparseVariationalDropout
 from keras_dropouts.layers.spatial_alpha_dropout import (
     SpatialAlphaDropout1D,
     SpatialAlphaDropout2D,
@@ -30,6 +31,7 @@ from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
+from keras_dropouts.layers.variational_dropout import VariationalDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
 from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
@@ -61,6 +63,7 @@ __all__ = [
     "RateLogger",
     "RecurrentDropout",
     "RegressionScore",
+    "SparseVariationalDropout",
     "SpatialAlphaDropout1D",
     "SpatialAlphaDropout2D",
     "SpatialAlphaDropout3D",
@@ -71,6 +74,7 @@ __all__ = [
     "StochasticDepth",
     "TimestepDropout",
     "UniformDropout",
+    "VariationalDropout",
     "VariationalRNNDropout",
     "Zoneout",
     "__version__",

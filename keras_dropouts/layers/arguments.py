@@ -33,7 +33,7 @@ def checked_rate(name, rate, largest):
         value = rate = as_number(rate)
     allowed = f"a number in [0, {largest:g}" + ("]" if largest == 1 else ")")
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= value <= largest:
+    if not real or not 0 <= value <= largest or value == math.inf:
         raise ValueError(
             f"`{name}` must be {allowed}, or a keras.optimizers.schedules.LearningRateSchedule of such "
             f"numbers. Received: {name}={rate!r}"
@@ -110,6 +110,14 @@ def checked_fraction(name, value):
     value = as_number(value)
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}")
+    return float(value)
+
+
+def checked_start(name, rate, largest):
+    """Returns `rate`, from which a rate is learnt, as a Python float."""
+    value = as_number(rate)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value <= largest:
+        raise ValueError(f"`{name}` must be a number in (0, {largest:g}]. Received: {name}={rate!r}")
     return float(value)
 
 

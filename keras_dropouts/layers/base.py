@@ -222,6 +222,10 @@ class RandomLayer(SeededLayer):
             )
         return float(ops.convert_to_numpy(self._rate_at(state)))
 
+    def readings(self) -> dict[str, float]:
+        """Returns the numbers that `RateLogger` puts into the logs, by what they are: the rate, unless overridden."""
+        return {self.parameter: self.current_rate()}
+
     def call(self, inputs, training=False):
         if not self._trains(training):
             return self.inference_call(inputs)

@@ -3,14 +3,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_flag
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.drop_connect import mean_activation
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
-from keras_dropouts.random.backend import rounded
-from keras_dropouts.random.multiply import multiply, work_dtype
-from keras_dropouts.random.rematerialize import rematerialized_product
+from keras_dropouts.layers.local_reparameterization import sampled
+from keras_dropouts.random.multiply import work_dtype
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -100,16 +98,7 @@ class FastDropout(KernelWrapper, RandomLayer):
         variance = ops.cast(rate / (1 - rate), dtype) * self._product(*squares, no_bias)
         if not (trains and self.sampled):
             return mean_activation(self.layer.activation, mean, variance)
-        spread = variance > 0
-        # The root has no gradient at 0.
-        deviation = ops.where(spread, ops.sqrt(ops.where(spread, variance, 1)), 0)
-        noise = rematerialized_product(self.multiply, deviation, key, rate)
-        # The sum too, or else TensorFlow's optimizer fails on it where a ReLU follows.
-        outputs = rounded(ops.cast(mean, dtype) + rounded(noise))
-        return self._activation(ops.cast(outputs, mean.dtype))
-
-    def multiply(self, inputs, key, rate):
-        return multiply(inputs, random.normal(key, ops.shape(inputs)))
+        return self._activation(sampled(mean, variance, key))
 
     def get_config(self):
         return {**super().get_config(), "sampled": self.sampled}

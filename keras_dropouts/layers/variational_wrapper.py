@@ -1,0 +1,36 @@
+import math
+
+from keras import ops
+
+from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.kernel_wrapper import KernelWrapper
+
+
+class VariationalWrapper(KernelWrapper, RandomLayer):
+    """What the wrappers share that learn how uncertain weights are: the KL divergence among the losses.
+
+    The schedule that others have for their rate is here the weight of the divergence.
+    """
+
+    parameter = "kl_weight"
+    max_rate = math.inf
+
+    def call(self, inputs, training=False):
+        inputs = ops.cast(inputs, self.compute_dtype)
+        if not self._trains(training):
+            return self._activation(self._product(inputs, *self._mean_weights()))
+        key, kl_weight = self._next_draw()
+        self.add_loss(kl_weight * ops.cast(self.kl_divergence(), "float32"))
+        return self._activation(self._sampled(inputs, key))
+
+    def kl_divergence(self):
+        """Returns the sum, over all weights of the kernel, of the divergence of posterior from prior: a scalar."""
+        raise NotImplementedError
+
+    def _mean_weights(self):
+        """Returns kernel and bias for inference."""
+        return self._weights()
+
+    def _sampled(self, inputs, key):
+        """Returns the sums of the wrapped layer, before the activation, with weights drawn from the posterior."""
+        raise NotImplementedError
