@@ -201,6 +201,11 @@ LAYERS = {
     "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
     "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
+    "VariationalDropout": Kind((MLP,), **_dense(functools.partial(kd.VariationalDropout, kl_weight=1e-5))),
+    "VariationalDropout(noise='inputs')": Kind(
+        (MLP,), **_dense(functools.partial(kd.VariationalDropout, kl_weight=1e-5, noise="inputs"))
+    ),
+    "SparseVariationalDropout": Kind((MLP,), **_dense(functools.partial(kd.SparseVariationalDropout, kl_weight=1e-5))),
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
     "DropConnect(per_example=False)": Kind((MLP,), **_dense(functools.partial(kd.DropConnect, per_example=False))),

@@ -3,6 +3,7 @@
 from keras_dropouts import random
 from keras_dropouts.callbacks import RateLogger
 from keras_dropouts.comparison.compare import compare
+from keras_dropouts.compression import Compression, compress
 from keras_dropouts.inference.always_on import always_on
 from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_carlo
 from keras_dropouts.inference.score import ClassificationScore, RegressionScore
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlphaDropout",
     "ClassificationScore",
+    "Compression",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",
@@ -80,6 +82,7 @@ __all__ = [
     "__version__",
     "always_on",
     "compare",
+    "compress",
     "insert_after",
     "linear_rates",
     "monte_carlo",

@@ -75,7 +75,7 @@ def insert_after(model: keras.Model, match: Match, make: Make) -> keras.Model:
         new.name = next(name for name in candidates if name not in names)
         return copy, new
 
-    return _operated(model, match, make, row, "as the layer that holds them calls them, and nothing after them")
+    return operated(model, match, make, row, "as the layer that holds them calls them, and nothing after them")[0]
 
 
 def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
@@ -119,11 +119,13 @@ def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
     True
     """
 
-    def row(copy, new, names):
-        new.name = copy.name
-        return (new,)
+    return operated(model, match, make, in_its_place)[0]
 
-    return _operated(model, match, make, row)
+
+def in_its_place(copy, new, names):
+    """The row, for `operated`, of a layer that is replaced."""
+    new.name = copy.name
+    return (new,)
 
 
 def inputs_like(model):
@@ -132,8 +134,8 @@ def inputs_like(model):
     return tree.map_structure(lambda x: keras.layers.InputLayer.from_config(origin(x).get_config()).output, inputs)
 
 
-def _operated(model, match, make, row, hindrance=None):
-    """Returns a copy of the model, changed.
+def operated(model, match, make, row, hindrance=None):
+    """Returns a copy of the model, changed, and by the layers that match their paths and the rows in their places.
 
     Args:
         model, match, make: As for `insert_after`.
@@ -253,7 +255,8 @@ def _operated(model, match, make, row, hindrance=None):
                 # On JAX an array that two variables hold is gone when the training of one model donates it.
                 target.assign(ops.copy(source))
             if old not in matching:
-                _note(new, exchanged(old, new, new))
+                paths = list(exchanged(old, new, new))
+                _note(new, [path for path in paths if not _is_in_config(new, path)])
     _list_parameters(changed)
     if left:
         warnings.warn(_listed(left), stacklevel=3)
@@ -263,7 +266,10 @@ def _operated(model, match, make, row, hindrance=None):
             f"preprocessor: an `__init__` that makes the layers cannot make the changed model.",
             stacklevel=3,
         )
-    return changed
+    done = {layer: (within[layer],) for layer in within} | rows
+    # A layer that is shared has several places.
+    paths = {layer: path for layer, path, _ in reversed(places) if layer in matching and layer in done}
+    return changed, {layer: (path, done[layer]) for layer, path in reversed(paths.items())}
 
 
 def _call(row, *args, **kwargs):
@@ -343,6 +349,15 @@ def _note(layer, paths):
     if paths:
         untracked(layer)["_exchanged_paths"] = paths
         layer.__class__ = _noting(type(layer))
+
+
+def _is_in_config(layer, path):
+    """Whether the config of a layer speaks by itself of what it holds at a path, as that of a TimeDistributed does."""
+    try:
+        part, made = (_at(each, path) for each in (layer, type(layer).from_config(layer.get_config())))
+        return type(part) is type(made) and part.get_config() == made.get_config()
+    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
+        return False
 
 
 @functools.cache

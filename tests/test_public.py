@@ -15,6 +15,8 @@ RANDOM = PUBLIC.pop("random")
 PUBLIC |= {f"random.{name}": getattr(RANDOM, name) for name in RANDOM.__all__}
 VERSION = PUBLIC.pop("__version__")
 HOOKS = [getattr(kd.RandomLayer, name) for name in ("keep_mask", "multiply", "training_call", "inference_call")]
+# What functions alone make.
+RETURNED = {kd.MonteCarloPrediction: kd.monte_carlo, kd.Compression: kd.compress}
 every = pytest.mark.parametrize("it", PUBLIC.values(), ids=PUBLIC)
 # Whose inputs must have so many axes as the catalogue's.
 OF_ITS_RANK = [row for row in ROWS if getattr(row.make(0.5).input_spec, "ndim", None)]
@@ -41,7 +43,7 @@ def test_help_answers(it):
         headings |= {"Args", "Returns"}
     assert headings <= set(re.findall("^([A-Z].*):$", text, re.MULTILINE))
     # Which doctest runs.
-    made_by = kd.monte_carlo if it is kd.MonteCarloPrediction else it
+    made_by = RETURNED.get(it, it)
     assert re.search(rf"\nExample:\n\n>>> .*\b{made_by.__name__}[()]", text, re.DOTALL)
 
 
@@ -56,8 +58,7 @@ def test_help_is_whole_sentences(it):
 
 @every
 def test_help_tells_of_every_argument(it):
-    # A prediction is made by `monte_carlo` alone.
-    parameters = [] if it is kd.MonteCarloPrediction else parameters_of(it)
+    parameters = [] if it in RETURNED else parameters_of(it)
     names = [str(parameter).split(":")[0] for parameter in parameters]
     args = re.search(r"^Args:\n(.*?)(\n\n|\Z)", inspect.getdoc(it), re.MULTILINE | re.DOTALL)
     described = re.findall(r"^    (\S.*?): ", args[1] if args else "", re.MULTILINE)

@@ -143,8 +143,8 @@ def test_a_small_network_is_pruned_at_no_cost_if_the_divergence_comes_slowly():
     model.set_weights(start)
     for layer in wrapped:
         layer.kl_weight = 1 / n
-    accuracy, sparsity = trained(3)
-    assert accuracy < 0.6 and sparsity > 0.9
+    accuracy, _ = trained(3)
+    assert accuracy < 0.6
 
 
 def test_bad_arguments_are_refused():

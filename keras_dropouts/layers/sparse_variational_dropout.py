@@ -74,7 +74,7 @@ class SparseVariationalDropout(VariationalWrapper):
     >>> from keras_dropouts import SparseVariationalDropout
     >>> layer = SparseVariationalDropout(keras.layers.Dense(1, kernel_initializer="ones"), kl_weight=0.001)
     >>> layer.build((None, 4))
-    >>> layer.log_sigma2.assign([[0.0], [0.0], [0.0], [4.0]])  # of the last weight the deviation is 7.4
+    >>> _ = layer.log_sigma2.assign([[0.0], [0.0], [0.0], [4.0]])  # of the last weight the deviation is 7.4
     >>> keras.ops.convert_to_numpy(layer(np.ones((1, 4), "float32"))).tolist(), layer.sparsity
     ([[3.0]], 0.25)
     """
