@@ -118,6 +118,7 @@ NO_PLACE = {
     keras_dropouts.RecurrentDropout: "must be a keras.layers.LSTM",
     keras_dropouts.VariationalRNNDropout: "must be a keras.layers.LSTM",
     keras_dropouts.Zoneout: "must be a keras.layers.LSTM",
+    keras_dropouts.VariationalDropout: "needs values for kl_weight",
 }
 
 
