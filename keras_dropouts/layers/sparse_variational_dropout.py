@@ -45,7 +45,8 @@ class SparseVariationalDropout(VariationalWrapper):
 
     Call arguments:
         inputs: As for the wrapped layer.
-        training: Whether to draw, and to add to the losses. A layer that is called twice in a step adds twice.
+        training: Whether to draw, and to add to the losses. A layer that is called twice in a step adds twice. In
+            `keras.remat` what any layer adds fails on JAX, and has no gradient on TensorFlow: do not call it there.
 
     Input shape:
         The wrapped layer's.
