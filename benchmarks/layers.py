@@ -15,6 +15,7 @@ OURS, KERAS, PEER = "ours", "Keras's", "peer"
 CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
 LSTM, GRU = "LSTM", "GRU"
 SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
+BLOCKS = "residual blocks"
 POOLING1D, POOLING2D, POOLING3D = "pooled sequences", "pooled images", "pooled volumes"
 
 
@@ -137,6 +138,20 @@ def _by_sample(layer, inputs):
     return _shared((None, *[1] * (len(x.shape) - 1)))()(x)
 
 
+def _on_branch(ours):
+    """Called with the residual branch, before it is added."""
+
+    def drop(add, inputs):
+        shortcut, branch = inputs
+        return add([shortcut, ours()(branch)])
+
+    return drop
+
+
+def _dropped_path(block, inputs):
+    return keras.layers.add([inputs, _by_sample(block.branch, inputs)])
+
+
 def _by_batch(add, inputs):
     shortcut, branch = inputs
     return add([shortcut, _shared((1, 1, 1, 1))()(branch)])
@@ -179,6 +194,17 @@ LAYERS = {
         lambda add, inputs: kd.StochasticDepth(0.2)(inputs),
         _by_batch,
         "Dropout with a noise shape, before Add",
+        instead=True,
+    ),
+    "ShakeDrop": Kind((DEPTH,), _on_branch(lambda: kd.ShakeDrop(0.2)), instead=True),
+    "ShakeShake": Kind((DEPTH,), _on_branch(lambda: lambda branch: kd.ShakeShake()([branch, branch])), instead=True),
+    "FractalJoin": Kind((DEPTH,), lambda add, inputs: kd.FractalJoin(0.15)(inputs), instead=True),
+    "LayerDrop": Kind((BLOCKS,), lambda block, x: kd.LayerDrop(block, 0.2)(x), instead=True),
+    "SkipPath": Kind(
+        (BLOCKS,),
+        lambda block, x: kd.SkipPath(block.branch, 0.5)(x),
+        _dropped_path,
+        "Dropout with a noise shape on the branch",
         instead=True,
     ),
     "SpatialDropout1D": Kind(

@@ -14,12 +14,17 @@ from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
 from keras_dropouts.layers.fast_dropout import FastDropout
+from keras_dropouts.layers.fractal_join import FractalJoin
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
+from keras_dropouts.layers.layer_drop import LayerDrop
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
+from keras_dropouts.layers.shake_drop import ShakeDrop
+from keras_dropouts.layers.shake_shake import ShakeShake
+from keras_dropouts.layers.skip_path import SkipPath
 from keras_dropouts.layers.spatial_alpha_dropout import (
     SpatialAlphaDropout1D,
     SpatialAlphaDropout2D,
@@ -49,7 +54,9 @@ __all__ = [
     "DropPath",
     "Dropout",
     "FastDropout",
+    "FractalJoin",
     "GaussianDropout",
+    "LayerDrop",
     "Masksembles",
     "MaxDrop",
     "MaxPoolingDropout1D",
@@ -61,6 +68,9 @@ __all__ = [
     "RateLogger",
     "RecurrentDropout",
     "RegressionScore",
+    "ShakeDrop",
+    "ShakeShake",
+    "SkipPath",
     "SpatialAlphaDropout1D",
     "SpatialAlphaDropout2D",
     "SpatialAlphaDropout3D",
