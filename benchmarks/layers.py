@@ -176,6 +176,9 @@ LAYERS = {
         "Dropout with a noise shape",
         instead=True,
     ),
+    "WeightedChannelDropout": Kind(
+        (CNN,), lambda: kd.WeightedChannelDropout(0.2), lambda: keras.layers.SpatialDropout2D(0.2), "SpatialDropout2D"
+    ),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
     "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),
@@ -225,6 +228,9 @@ LAYERS = {
     "MaxPoolingDropout1D": Kind((POOLING1D,), **_pooling(kd.MaxPoolingDropout1D)),
     "MaxPoolingDropout2D": Kind((POOLING2D,), **_pooling(kd.MaxPoolingDropout2D)),
     "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
+    "StochasticPooling1D": Kind((POOLING1D,), lambda pool, x: kd.StochasticPooling1D()(x), instead=True),
+    "StochasticPooling2D": Kind((POOLING2D,), lambda pool, x: kd.StochasticPooling2D()(x), instead=True),
+    "StochasticPooling3D": Kind((POOLING3D,), lambda pool, x: kd.StochasticPooling3D()(x), instead=True),
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
     "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
     # With weights for each example, which takes as many times the work.

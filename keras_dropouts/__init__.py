@@ -33,9 +33,11 @@ from keras_dropouts.layers.spatial_alpha_dropout import (
 from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
+from keras_dropouts.layers.stochastic_pooling import StochasticPooling1D, StochasticPooling2D, StochasticPooling3D
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
+from keras_dropouts.layers.weighted_channel_dropout import WeightedChannelDropout
 from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
 from keras_dropouts.surgery import insert_after, replace
@@ -79,9 +81,13 @@ __all__ = [
     "SpatialDropout3D",
     "Standout",
     "StochasticDepth",
+    "StochasticPooling1D",
+    "StochasticPooling2D",
+    "StochasticPooling3D",
     "TimestepDropout",
     "UniformDropout",
     "VariationalRNNDropout",
+    "WeightedChannelDropout",
     "Zoneout",
     "__version__",
     "always_on",

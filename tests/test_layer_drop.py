@@ -1,5 +1,7 @@
 """LayerDrop against the random bits of the oracle, and pruning."""
 
+import re
+
 import keras
 import numpy as np
 import oracle
@@ -31,7 +33,7 @@ def test_every_other_layer_can_be_pruned():
     for i in range(4):
         x = LayerDrop(keras.layers.Dense(5, "tanh"), 0.5, name=f"block{i}")(x)
     model = keras.Model(inputs, x)
-    pruned = replace(model, ["block1", "block3"], lambda block: keras.layers.Identity())
+    pruned = replace(model, re.compile("^block[13]$"), lambda block: keras.layers.Identity())
     x = x_of()
     expected = model.layers[3].layer(model.layers[1].layer(x))
     np.testing.assert_allclose(to_numpy(pruned(x)), to_numpy(expected), rtol=1e-6)

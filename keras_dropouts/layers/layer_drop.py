@@ -51,12 +51,13 @@ class LayerDrop(PathWrapper, RandomLayer):
 
     Example:
 
+    >>> import re
     >>> import keras
     >>> from keras_dropouts import LayerDrop, replace
     >>> model = keras.Sequential([keras.Input((8,))])
     >>> for i in range(6):
     ...     model.add(LayerDrop(keras.layers.Dense(8, "relu"), rate=0.2, name=f"block{i}"))
-    >>> pruned = replace(model, ["block1", "block3", "block5"], lambda block: keras.layers.Identity())
+    >>> pruned = replace(model, re.compile("^block[135]$"), lambda block: keras.layers.Identity())
     >>> len(model.weights), len(pruned.weights)
     (12, 6)
     """
