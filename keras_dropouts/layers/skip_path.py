@@ -75,7 +75,7 @@ class SkipPath(PathWrapper, SeededLayer):
     def call(self, inputs, training=False, mask=None):
         inputs = self._checked(inputs)
         if not self._trains(training):
-            return ops.add(inputs, self._wrapped(inputs, training, mask))
+            return inputs + self._wrapped(inputs, training, mask)
         samples = ops.shape(inputs)[0]
         # As a fraction: 30 * (1 - 0.9) is less than 3 in floats.
         keep = 1 - Fraction(self._rate).limit_denominator(10_000)
@@ -88,7 +88,8 @@ class SkipPath(PathWrapper, SeededLayer):
         put_back = ops.take(branch, ops.minimum(place, _larger(chosen, 1) - 1), axis=0)
         is_taken = ops.reshape(place < chosen, (samples, *[1] * (len(inputs.shape) - 1)))
         scale = ops.cast(samples, "float32") / ops.cast(_larger(chosen, 1), "float32")
-        return ops.add(inputs, random.multiply_where(is_taken, scale, put_back))
+        # Not `ops.add`, which on TensorFlow takes an empty tensor for a bias.
+        return inputs + random.multiply_where(is_taken, scale, put_back)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}
