@@ -258,6 +258,7 @@ ROWS = [
         rated=False,
         product=False,
         identity=False,
+        by_sample=False,
         by_batch=True,
     ),
     Row(

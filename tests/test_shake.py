@@ -73,15 +73,17 @@ def test_the_shares_of_shake_shake_are_rounded_once(policy):
 
 
 def test_they_train_a_network_with_add():
+    keras.utils.set_random_seed(0)
     x = inputs = keras.Input((6,))
     for seed in range(2):
         branches = [keras.layers.Dense(6, "tanh")(x) for _ in range(2)]
         x = keras.layers.add([x, ShakeDrop(0.5, seed=seed)(ShakeShake(seed=seed)(branches))])
     model = keras.Model(inputs, keras.layers.Dense(1)(x))
-    model.compile("adam", "mse")
+    model.compile(keras.optimizers.Adam(0.03), "mse")
     x = normal(64, 6)
-    losses = model.fit(x, x[:, :1], epochs=12, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
+    before = model.evaluate(x, x[:, :1], verbose=0)
+    model.fit(x, x[:, :1], epochs=10, verbose=0)
+    assert model.evaluate(x, x[:, :1], verbose=0) < before / 2
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -91,7 +91,8 @@ def main(argv=None):
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
             # The model has no shortcuts, and where a path drops nothing is left of the sample; nor has it SELU units.
-            others = keras_dropouts.DropPath, keras_dropouts.AlphaDropout
+            names = "DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "AlphaDropout"
+            others = tuple(LAYERS[name] for name in names)
             chosen = [
                 layer
                 for layer in chosen

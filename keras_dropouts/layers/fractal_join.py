@@ -86,6 +86,7 @@ def _part(place, paths, inputs, key, rate):
     # Of those that are all below the rate, the largest is any with the same probability; the first, where two are it.
     largest = ops.equal(ops.arange(paths), ops.argmax(draws, axis=1, keepdims=True))
     survives = ops.logical_or(draws >= rate, largest)
-    share = 1 / ops.sum(ops.cast(survives, "float32"), axis=1)
-    share, keep = (ops.reshape(x, (samples, *[1] * len(others))) for x in (share, survives[:, place]))
-    return random.multiply_where(keep, 1.0, multiply(inputs, share))
+    survivors = ops.sum(ops.cast(survives, inputs.dtype), axis=1)
+    survivors, keep = (ops.reshape(x, (samples, *[1] * len(others))) for x in (survivors, survives[:, place]))
+    # Divided, as TensorFlow's reciprocals are not exact.
+    return random.multiply_where(keep, 1.0, inputs / survivors)
