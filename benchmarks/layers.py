@@ -15,6 +15,7 @@ OURS, KERAS, PEER = "ours", "Keras's", "peer"
 CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
 LSTM, GRU = "LSTM", "GRU"
 SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
+BLOCKS = "residual blocks"
 POOLING1D, POOLING2D, POOLING3D = "pooled sequences", "pooled images", "pooled volumes"
 
 
@@ -137,6 +138,20 @@ def _by_sample(layer, inputs):
     return _shared((None, *[1] * (len(x.shape) - 1)))()(x)
 
 
+def _on_branch(ours):
+    """Called with the residual branch, before it is added."""
+
+    def drop(add, inputs):
+        shortcut, branch = inputs
+        return add([shortcut, ours()(branch)])
+
+    return drop
+
+
+def _dropped_path(block, inputs):
+    return keras.layers.add([inputs, _by_sample(block.branch, inputs)])
+
+
 def _by_batch(add, inputs):
     shortcut, branch = inputs
     return add([shortcut, _shared((1, 1, 1, 1))()(branch)])
@@ -161,6 +176,9 @@ LAYERS = {
         "Dropout with a noise shape",
         instead=True,
     ),
+    "WeightedChannelDropout": Kind(
+        (CNN,), lambda: kd.WeightedChannelDropout(0.2), lambda: keras.layers.SpatialDropout2D(0.2), "SpatialDropout2D"
+    ),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
     "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),
@@ -181,6 +199,17 @@ LAYERS = {
         "Dropout with a noise shape, before Add",
         instead=True,
     ),
+    "ShakeDrop": Kind((DEPTH,), _on_branch(lambda: kd.ShakeDrop(0.2)), instead=True),
+    "ShakeShake": Kind((DEPTH,), _on_branch(lambda: lambda branch: kd.ShakeShake()([branch, branch])), instead=True),
+    "FractalJoin": Kind((DEPTH,), lambda add, inputs: kd.FractalJoin(0.15)(inputs), instead=True),
+    "LayerDrop": Kind((BLOCKS,), lambda block, x: kd.LayerDrop(block, 0.2)(x), instead=True),
+    "SkipPath": Kind(
+        (BLOCKS,),
+        lambda block, x: kd.SkipPath(block.branch, 0.5)(x),
+        _dropped_path,
+        "Dropout with a noise shape on the branch",
+        instead=True,
+    ),
     "SpatialDropout1D": Kind(
         (SEQUENCES,), lambda: kd.SpatialDropout1D(0.2), lambda: keras.layers.SpatialDropout1D(0.2)
     ),
@@ -199,6 +228,9 @@ LAYERS = {
     "MaxPoolingDropout1D": Kind((POOLING1D,), **_pooling(kd.MaxPoolingDropout1D)),
     "MaxPoolingDropout2D": Kind((POOLING2D,), **_pooling(kd.MaxPoolingDropout2D)),
     "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
+    "StochasticPooling1D": Kind((POOLING1D,), lambda pool, x: kd.StochasticPooling1D()(x), instead=True),
+    "StochasticPooling2D": Kind((POOLING2D,), lambda pool, x: kd.StochasticPooling2D()(x), instead=True),
+    "StochasticPooling3D": Kind((POOLING3D,), lambda pool, x: kd.StochasticPooling3D()(x), instead=True),
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
     "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
     "VariationalDropout": Kind((MLP,), **_dense(functools.partial(kd.VariationalDropout, kl_weight=1e-5))),

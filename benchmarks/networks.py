@@ -39,6 +39,29 @@ def sums_of_branches(drop, shape):
     return _classifier(inputs, x)
 
 
+class Residual(keras.layers.Layer):
+    """Adds a branch to its input."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.branch = branch
+
+    def build(self, input_shape):
+        self.branch.build(input_shape)
+
+    def call(self, inputs):
+        return inputs + self.branch(inputs)
+
+
+def residual_blocks(drop, width):
+    """Four residual blocks of a normalization and an MLP, as in a transformer, on sequences."""
+    x = inputs = keras.Input((128, width))
+    for _ in range(4):
+        branch = [layers.LayerNormalization(), layers.Dense(4 * width, activation="relu"), layers.Dense(width)]
+        x = drop(Residual(keras.Sequential(branch)), x)
+    return _classifier(inputs, x)
+
+
 def pooling_cnn(drop, shape):
     """Two convolutions, each with a pooling."""
     x = inputs = keras.Input(shape)
@@ -78,6 +101,7 @@ NETWORKS = {
     measured.SEQUENCES: (functools.partial(residual_cnn, shape=(128, 64)), 64),
     measured.VOLUMES: (functools.partial(residual_cnn, shape=(8, 8, 8, 16)), 16),
     measured.DEPTH: (functools.partial(sums_of_branches, shape=(28, 28, 32)), 64),
+    measured.BLOCKS: (functools.partial(residual_blocks, width=128), 32),
     measured.POOLING1D: (functools.partial(pooling_cnn, shape=(256, 64)), 64),
     measured.POOLING2D: (functools.partial(pooling_cnn, shape=(28, 28, 32)), 64),
     measured.POOLING3D: (functools.partial(pooling_cnn, shape=(8, 8, 8, 16)), 16),

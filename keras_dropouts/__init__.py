@@ -15,12 +15,17 @@ from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
 from keras_dropouts.layers.fast_dropout import FastDropout
+from keras_dropouts.layers.fractal_join import FractalJoin
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
+from keras_dropouts.layers.layer_drop import LayerDrop
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
+from keras_dropouts.layers.shake_drop import ShakeDrop
+from keras_dropouts.layers.shake_shake import ShakeShake
+from keras_dropouts.layers.skip_path import SkipPath
 from keras_dropouts.layers.sparse_variational_dropout import SparseVariationalDropout
 from keras_dropouts.layers.spatial_alpha_dropout import (
     SpatialAlphaDropout1D,
@@ -30,10 +35,12 @@ from keras_dropouts.layers.spatial_alpha_dropout import (
 from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
+from keras_dropouts.layers.stochastic_pooling import StochasticPooling1D, StochasticPooling2D, StochasticPooling3D
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_dropout import VariationalDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
+from keras_dropouts.layers.weighted_channel_dropout import WeightedChannelDropout
 from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
 from keras_dropouts.surgery import insert_after, replace
@@ -53,7 +60,9 @@ __all__ = [
     "DropPath",
     "Dropout",
     "FastDropout",
+    "FractalJoin",
     "GaussianDropout",
+    "LayerDrop",
     "Masksembles",
     "MaxDrop",
     "MaxPoolingDropout1D",
@@ -65,6 +74,9 @@ __all__ = [
     "RateLogger",
     "RecurrentDropout",
     "RegressionScore",
+    "ShakeDrop",
+    "ShakeShake",
+    "SkipPath",
     "SparseVariationalDropout",
     "SpatialAlphaDropout1D",
     "SpatialAlphaDropout2D",
@@ -74,10 +86,14 @@ __all__ = [
     "SpatialDropout3D",
     "Standout",
     "StochasticDepth",
+    "StochasticPooling1D",
+    "StochasticPooling2D",
+    "StochasticPooling3D",
     "TimestepDropout",
     "UniformDropout",
     "VariationalDropout",
     "VariationalRNNDropout",
+    "WeightedChannelDropout",
     "Zoneout",
     "__version__",
     "always_on",

@@ -2,12 +2,14 @@
 
 import math
 import numbers
+from collections.abc import Sequence
+from itertools import accumulate
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_dropouts.layers.arguments import checked_count, checked_fraction
+from keras_dropouts.layers.arguments import checked_count, checked_counts, checked_fraction
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -53,32 +55,49 @@ class CurriculumDropout(LearningRateSchedule):
         return {"rate": self.rate, "gamma": self.gamma}
 
 
-def linear_rates(rate: float, depth: int) -> list[float]:
+def linear_rates(
+    rate: float, depth: int | None = None, stages: Sequence[int] | None = None
+) -> list[float] | list[list[float]]:
     """Returns a rate for each block of a network: small in the first, growing linearly, `rate` in the last.
 
-    Block `l` of `depth`, counted from 1, has the rate `rate * l / depth`: the rule of stochastic depth, whose first
-    block drops too. A network of one block has the rate `rate`. For the rule of vision transformers, whose first block
-    never drops, take `numpy.linspace(0, rate, depth)`.
+    With `depth`, the rule of stochastic depth: block `l`, counted from 1, has the rate `rate * l / depth`, so that the
+    first block drops too. With `stages`, that of networks in stages, as ConvNeXt, Swin and others in timm:
+    `rate * (l - 1) / (depth - 1)` over all their blocks, so that the first never drops.
 
     Args:
         rate: The rate of the last block, a number in `[0, 1]`.
-        depth: How many blocks there are, a positive integer.
+        depth: How many blocks there are, a positive integer. A network of one has the rate `rate`.
+        stages: How many blocks each stage has, a sequence of positive integers, in place of `depth`. A network of one
+            block has the rate 0.
 
     Returns:
-        A list of `depth` floats.
+        A list of `depth` floats; with `stages`, a list of such a list for each stage.
 
     Raises:
-        ValueError: Where an argument is not as described.
+        ValueError: Where an argument is not as described, or both or none of `depth` and `stages` are given.
 
     Reference:
-        Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382: the linear decay rule.
+        Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382: the linear decay rule. For
+        stages, the code of timm was read: `calculate_drop_path_rates(rate, stages, stagewise=True)`.
 
     Example:
 
     >>> from keras_dropouts import linear_rates
     >>> linear_rates(0.5, depth=4)
     [0.125, 0.25, 0.375, 0.5]
+    >>> linear_rates(0.5, stages=[2, 3])
+    [[0.0, 0.125], [0.25, 0.375, 0.5]]
     """
     rate = checked_fraction("rate", rate)
-    checked_count("depth", depth)
-    return [rate * block / depth for block in range(1, depth + 1)]
+    if (depth is None) == (stages is None):
+        raise ValueError(
+            f"`depth` must be a positive integer, or `stages` be given in its place, not both. "
+            f"Received: depth={depth!r}, stages={stages!r}"
+        )
+    if stages is None:
+        depth = checked_count("depth", depth)
+        return [rate * block / depth for block in range(1, depth + 1)]
+    stages = checked_counts("stages", stages)
+    last = max(sum(stages) - 1, 1)
+    firsts = accumulate(stages, initial=0)
+    return [[rate * block / last for block in range(n, n + blocks)] for n, blocks in zip(firsts, stages, strict=False)]

@@ -273,6 +273,9 @@ def operated(model, match, make, row, hindrance=None):
 
 
 def _call(row, *args, **kwargs):
+    # A layer that takes a mask is called with one, or with None, for which the new layer may have no argument.
+    if "mask" not in inspect.signature(type(row[0]).call).parameters:
+        kwargs.pop("mask", None)
     outputs = row[0](*args, **kwargs)
     for layer in row[1:]:
         if not isinstance(outputs, keras.KerasTensor):

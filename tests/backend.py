@@ -38,7 +38,9 @@ def multiplier(layer, shape):
 
 def digest(row):
     layer = row.make(row.golden_rate)
-    x = row.inputs(np.ones(row.shape, "float32"))
+    ones = np.ones(row.shape, "float32")
+    # Of equal elements it would not show which is chosen.
+    x = row.inputs(np.cumsum(ones.ravel()).reshape(row.shape) % 8 if row.by_value and not row.product else ones)
     calls = np.stack([train(layer, x) for _ in range(2)])
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 

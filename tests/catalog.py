@@ -44,10 +44,12 @@ class Row:
         dependent: The axes along which draws differ, but are not independent.
         area: The mean, and the mean square, of the part of what it decides on that a draw drops.
         by_value: Whether the input decides which part that is. In an input of ones it is the first element.
-        mask: Whether the multiplier is 0 or one number. Else it is noise of mean 1.
+        mask: Whether the multiplier is 0 or one number. Else it is noise.
         scaled: Whether a mask scales what it keeps, so that the mean stays.
         by_share: Whether a mask scales by the share it kept, not by the one expected.
         std: The standard deviation of noise at a rate.
+        mean: The mean of noise at a rate.
+        shakes: Whether the backward pass multiplies by other noise than the forward pass, on purpose.
         max_rate: The largest value allowed; itself excluded where it is not attained.
         accepts_max: Whether it is attained.
         keeps_masks: Whether a mask of timesteps fits the output.
@@ -59,6 +61,7 @@ class Row:
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
+        by_batch: Whether a batch is drawn as a whole, so that what happens to a sample depends on how many there are.
         weights: How many weights it has itself.
     """
 
@@ -81,6 +84,8 @@ class Row:
     scaled: bool = True
     by_share: bool = False
     std: Callable | None = None
+    mean: Callable = lambda rate: 1.0
+    shakes: bool = False
     max_rate: float = 1.0
     accepts_max: bool = True
     keeps_masks: bool = True
@@ -89,6 +94,7 @@ class Row:
     adds: bool = False
     identity: bool = True
     by_sample: bool = True
+    by_batch: bool = False
     weights: int = 0
 
     def make(self, rate, seed=7, **kwargs):
@@ -134,6 +140,15 @@ def dense():
 def half_open(x):
     # Not `full_like`, for which Keras reads the number back from PyTorch.
     return keras.ops.ones_like(x) / 2
+
+
+def doubling():
+    """A layer to wrap, of weights, that makes 2 x + 1 of inputs of any number of features."""
+    ones = {"depthwise_initializer": keras.initializers.Constant(2), "bias_initializer": "ones"}
+    layer = keras.layers.DepthwiseConv1D(1, data_format="channels_last", **ones)
+    # It takes timesteps one by one.
+    layer.supports_masking = True
+    return layer
 
 
 def lstm():
@@ -192,6 +207,72 @@ ROWS = [
         by_sample=False,
     ),
     Row(
+        kd.ShakeDrop,
+        shape=(11, 3, 5),
+        golden="54b3223b0f7128cc",
+        drops="nothing: multiplies the residual branch of a sample by noise, and its gradient by other noise",
+        tied=(1, 2),
+        mask=False,
+        mean=lambda rate: 1 - rate,
+        std=lambda rate: math.sqrt(4 / 3 * rate - rate**2),
+        shakes=True,
+        identity=False,
+    ),
+    Row(
+        kd.ShakeShake,
+        shape=(11, 3, 5),
+        golden="b944a922fd70ac73",
+        drops="nothing: mixes two residual branches of a sample in random shares, and the gradient in others",
+        inputs=residual_alone,
+        parameter=None,
+        rated=False,
+        tied=(1, 2),
+        mask=False,
+        mean=lambda rate: 1 / 2,
+        std=lambda rate: math.sqrt(1 / 12),
+        shakes=True,
+        accepts_max=False,
+        identity=False,
+    ),
+    Row(
+        kd.FractalJoin,
+        shape=(11, 3, 5),
+        golden="e3b895bd446655ea",
+        drops="paths of a sample that are joined, of which one survives",
+        # A path of zeros makes of the mean of two a multiplier.
+        plain=lambda: keras.layers.Rescaling(0.5),
+        inputs=residual_alone,
+        tied=(1, 2),
+        mask=False,
+        mean=lambda rate: 1 / 2,
+        std=lambda rate: math.sqrt(rate / 2 - rate**2 / 4),
+        identity=False,
+    ),
+    Row(
+        kd.SkipPath,
+        shape=(3, 5, 7),
+        golden="06eb6cd151cd4410",
+        drops="the residual branch of so many samples, which is not computed for them",
+        wrapped=doubling,
+        plain=doubling,
+        rated=False,
+        product=False,
+        identity=False,
+        by_sample=False,
+        by_batch=True,
+    ),
+    Row(
+        kd.LayerDrop,
+        shape=(3, 5, 7),
+        golden="98f3e9c4cee8301c",
+        drops="a layer, for a whole batch",
+        wrapped=doubling,
+        plain=doubling,
+        product=False,
+        identity=False,
+        by_sample=False,
+    ),
+    Row(
         kd.DropBlock1D,
         shape=(3, 11, 6),
         golden="907840b35c284a1d",
@@ -240,6 +321,18 @@ ROWS = [
         scaled=False,
     ),
     Row(
+        kd.WeightedChannelDropout,
+        shape=(11, 3, 8),
+        golden="5c9488d78bf0bdae",
+        golden_rate=0.5,
+        drops="so many channels, the less active ones more often",
+        tied=(1,),
+        dependent=(2,),
+        by_value=True,
+        mask=False,
+        std=lambda rate: math.sqrt(8 / max(int(8 * (1 - rate)), 1) - 1),
+    ),
+    Row(
         kd.MaxPoolingDropout1D,
         shape=(3, 11, 6),
         golden="1c62404fa07cf0d6",
@@ -267,6 +360,48 @@ ROWS = [
         plain=keras.layers.MaxPooling3D,
         keeps_masks=False,
         product=False,
+        identity=False,
+    ),
+    Row(
+        kd.StochasticPooling1D,
+        shape=(3, 11, 6),
+        golden="e12061829f063159",
+        drops="all elements of a window of a sequence but one, the larger ones less often",
+        parameter=None,
+        rated=False,
+        plain=keras.layers.MaxPooling1D,
+        by_value=True,
+        keeps_masks=False,
+        product=False,
+        accepts_max=False,
+        identity=False,
+    ),
+    Row(
+        kd.StochasticPooling2D,
+        shape=(3, 5, 7, 6),
+        golden="0ce62c3c7fab5eea",
+        drops="all elements of a window of an image but one, the larger ones less often",
+        parameter=None,
+        rated=False,
+        plain=keras.layers.MaxPooling2D,
+        by_value=True,
+        keeps_masks=False,
+        product=False,
+        accepts_max=False,
+        identity=False,
+    ),
+    Row(
+        kd.StochasticPooling3D,
+        shape=(3, 4, 5, 2, 6),
+        golden="b91ffc7f15af78ce",
+        drops="all elements of a window of a volume but one, the larger ones less often",
+        parameter=None,
+        rated=False,
+        plain=keras.layers.MaxPooling3D,
+        by_value=True,
+        keeps_masks=False,
+        product=False,
+        accepts_max=False,
         identity=False,
     ),
     Row(

@@ -8,7 +8,7 @@ import pathlib
 import keras
 import numpy as np
 from backend import to_numpy, train
-from catalog import ROWS, lstm
+from catalog import ROWS, doubling, lstm
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits, load_sample_image
 
@@ -73,19 +73,25 @@ INPUTS = {
 
 def panel(row):
     """Draws what the layer makes of its input in training."""
-    layer = row.make(RATE)
-    if row.wrapped:
+    layer, past = row.make(RATE), 0
+    rank = getattr(layer.input_spec, "ndim", None)
+    if row.wrapped is doubling:
+        # What is dropped is what it adds to what goes past it.
+        read, layout = INPUTS[3]
+        x = past = read()
+        before = to_numpy(layer(x)) - past
+    elif row.wrapped:
         x, layout = feed(layer.layer)
         before = to_numpy(layer.layer(x))
-    elif not row.parameter:
+    elif not row.parameter and not rank:
         # Of more features than an image has channels.
         before = x = weights().T
         layout = lambda x: INPUTS[2][1](x.T)  # noqa: E731
     else:
-        read, layout = INPUTS[getattr(layer.input_spec, "ndim", None) or 4]
+        read, layout = INPUTS[rank or 4]
         x = read()
-        before = train(row.make(0.0), row.inputs(x))
-    calls = [train(layer, row.inputs(x)) for _ in range(CALLS)]
+        before = train(row.make(0.0), row.inputs(x)) if row.parameter else to_numpy(row.plain()(x))
+    calls = [train(layer, row.inputs(x)) - past for _ in range(CALLS)]
     if row.constant:
         calls = [np.where(np.isclose(after, row.constant(RATE)), 0, after) for after in calls]
     shares = [np.mean(after == 0) or np.inf for after in calls]

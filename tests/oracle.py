@@ -47,6 +47,16 @@ def draws(seed, call, shape, first_sample=0):
     return first_of(all_draws(seed, call, shape[0], blocks, first_sample).swapaxes(1, 2), shape).astype("int64")
 
 
+def uniform(seed, call, shape, first_sample=0):
+    """The numbers between 0 and 1, in float32."""
+    return ((draws(seed, call, shape, first_sample) + 32768.5) / 65536).astype("float32")
+
+
+def folded(seed, call, index):
+    """The seed and the call of a key that comes from another one."""
+    return tuple(int(word) for word in threefry2x32((seed, call), (index, 2**32 - 1), 13))
+
+
 def mask_draws(seed, call, shape, first_sample=0):
     """The signed 16-bit draw of each element of a mask."""
     blocks = -(-math.prod(shape[1:]) // 8)

@@ -282,6 +282,18 @@ def test_rates_grow_linearly_with_depth():
     assert all(type(rate) is float for rate in linear_rates(1, 3))
 
 
+def test_rates_of_stages():
+    rates = linear_rates(0.3, stages=(3, 4, 6, 3))
+    assert [len(stage) for stage in rates] == [3, 4, 6, 3]
+    np.testing.assert_allclose(np.concatenate(rates), np.linspace(0, 0.3, 16), rtol=1e-12)
+    assert linear_rates(0.3, stages=np.array([1])) == [[0.0]]
+    for stages in ([], [2, 0], [2.0], "22", 3, [True]):
+        with pytest.raises(ValueError, match=r"`stages` must be a sequence of positive integers.*Received: stages="):
+            linear_rates(0.3, stages=stages)
+    with pytest.raises(ValueError, match=r"`depth` must be.*not both.*Received: depth=3"):
+        linear_rates(0.3, 3, stages=[3])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"rate": rate} for rate in (-0.1, 1.5, math.nan, True, "0.5")] + [{"depth": n} for n in (0, -1, 2.0, True, None)],

@@ -14,8 +14,8 @@ import torch
 from keras_dropouts import random
 
 # What the input decides is drawn with it.
-product = rows(product=True, by_value=False)
-product_or_sum = [row for row in ROWS if row in product.args[1] or row.adds]
+product = rows(product=True, by_value=False, shakes=False)
+product_or_sum = [row for row in ROWS if row in product.args[1] or row.adds or row.shakes]
 
 
 def multiplier(row, layer):

@@ -92,7 +92,8 @@ def main(argv=None):
         if not options.layers:
             # The model has no shortcuts, and where a path drops nothing is left of the sample; nor has it SELU units.
             # To prune takes a weight of the divergence, which is no rate.
-            others = keras_dropouts.DropPath, keras_dropouts.AlphaDropout, keras_dropouts.SparseVariationalDropout
+            names = "DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "AlphaDropout", "SparseVariationalDropout"
+            others = tuple(LAYERS[name] for name in names)
             chosen = [
                 layer
                 for layer in chosen

@@ -114,7 +114,7 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
         period: After how many calls the members are asked from the first on again; `None`: never.
     """
 
-    period = None
+    period: int | None = None
 
     def __init__(self, layer, seed=None, **kwargs):
         # The model casts its inputs itself.

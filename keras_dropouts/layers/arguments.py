@@ -121,11 +121,28 @@ def checked_start(name, rate, largest):
     return float(value)
 
 
+def checked_share(name, value):
+    """Returns `value`, a part that is not the whole, as a Python float."""
+    value = as_number(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
+    return float(value)
+
+
 def checked_count(name, count):
     """Returns `count` as a Python integer."""
     if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={count!r}")
     return int(count)
+
+
+def checked_counts(name, counts):
+    """Returns `counts` as a list of Python integers, one or more."""
+    entries = list(counts) if isinstance(counts, (Sequence, np.ndarray)) and not isinstance(counts, str) else []
+    integers = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0 for n in entries)
+    if not entries or not integers:
+        raise ValueError(f"`{name}` must be a sequence of positive integers, not empty. Received: {name}={counts!r}")
+    return [int(n) for n in entries]
 
 
 def checked_sizes(name, sizes, dimensions):

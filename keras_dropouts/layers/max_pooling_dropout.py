@@ -1,4 +1,3 @@
-import itertools
 from typing import Any, Literal
 
 import keras
@@ -6,16 +5,9 @@ import numpy as np
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import (
-    DataFormat,
-    Rate,
-    Sizes,
-    checked_choice,
-    checked_data_format,
-    checked_inputs,
-    checked_sizes,
-)
-from keras_dropouts.layers.spatial_layer import SpatialLayer
+from keras_dropouts.layers.arguments import DataFormat, Rate, Sizes
+from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.pooling_layer import PoolingLayer, places
 from keras_dropouts.random.compilation import fused, hinted
 from keras_dropouts.random.multiply import work_dtype
 
@@ -23,7 +15,7 @@ from keras_dropouts.random.multiply import work_dtype
 PAIRWISE = 32
 
 
-class MaxPoolingDropout(SpatialLayer):
+class MaxPoolingDropout(PoolingLayer, RandomLayer):
     """What MaxPoolingDropout1D, 2D and 3D share.
 
     In training every element is dropped with probability `rate`, none is scaled, and a window gives the largest element
@@ -80,27 +72,10 @@ class MaxPoolingDropout(SpatialLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        # Of sequences too, as Keras's own pooling.
-        super().__init__(rate, checked_data_format(data_format), seed, **kwargs)
-        self.pool_size = checked_sizes("pool_size", pool_size, self.dimensions)
-        self.strides = checked_sizes("strides", pool_size if strides is None else strides, self.dimensions)
-        self.padding = checked_choice("padding", padding, "valid", "same")
-        # A mask of timesteps does not fit the windows.
-        self.supports_masking = False
+        super().__init__(pool_size, strides, padding, data_format, rate=rate, seed=seed, **kwargs)
 
     def call(self, inputs, training=False):
-        inputs = checked_inputs(self, inputs)
-        self._check_size(inputs.shape)
-        return super().call(inputs, training=training)
-
-    def _check_size(self, input_shape):
-        least = self._of_each_axis(self.pool_size if self.padding == "valid" else 1)
-        sizes = [input_shape[axis] for axis in self._space]
-        if any(n is not None and n < size for n, size in zip(sizes, least, strict=True)):
-            raise ValueError(
-                f"`pool_size` must be no larger than the inputs, or `padding` 'same'. "
-                f"Received: pool_size={self.pool_size!r} for inputs of shape {tuple(input_shape)}"
-            )
+        return super().call(self._checked(inputs), training=training)
 
     def training_call(self, inputs, key, rate):
         return random.rematerialized(self._drop_and_pool, inputs, key, rate)
@@ -112,36 +87,11 @@ class MaxPoolingDropout(SpatialLayer):
             kept = ops.cast(kept, work_dtype(inputs))
         return ops.cast(_or_0(self._max_pool(kept)), inputs.dtype)
 
-    def _max_pool(self, inputs):
-        return ops.max_pool(inputs, self.pool_size, self.strides, self.padding, self.data_format)
-
     def inference_call(self, inputs):
         keep = random.keep_probability(self._next_rate())
-        shape = ops.shape(inputs)
-        windows = tuple(zip(*map(self._of_each_axis, (self.pool_size, self.strides)), strict=True))
-        if self.padding == "same":
-            edges = [(0, 0)] * len(shape)
-            for axis, (size, stride) in zip(self._space, windows, strict=True):
-                missing = size - 1 - (shape[axis] - 1) % stride
-                if size < stride:
-                    # At least 0, in arithmetic that a size of any kind takes.
-                    missing = (missing + abs(missing)) // 2
-                edges[axis] = (missing // 2, missing - missing // 2)
-            # No infinities: in ONNX a selection may be a product with 0 and 1.
-            inputs = ops.maximum(ops.pad(inputs, edges, constant_values=-np.inf), _lowest(inputs))
-        return _weighted(inputs, keep, self._space[0], windows)
-
-    def compute_output_shape(self, input_shape):
-        self._check_size(input_shape)
-        return self._max_pool(keras.KerasTensor(input_shape)).shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "pool_size": self.pool_size,
-            "strides": self.strides,
-            "padding": self.padding,
-        }
+        # No infinities: in ONNX a selection may be a product with 0 and 1.
+        padded = inputs if self.padding == "valid" else ops.maximum(self._padded(inputs, -np.inf), _lowest(inputs))
+        return _weighted(padded, keep, self._space[0], self._windows())
 
 
 @fused
@@ -172,22 +122,9 @@ def _weighted(inputs, keep, first, windows):
     """
     keep = ops.cast(keep, work_dtype(inputs))
     mean = 0.0
-    for x in _ascending(_places(inputs, first, windows)):
+    for x in _ascending(places(inputs, first, windows)):
         mean = keep * ops.cast(_or_0(x), keep.dtype) + (1 - keep) * mean
     return ops.cast(mean, inputs.dtype)
-
-
-def _places(inputs, first, windows):
-    """Returns a tensor for each place in a window: the elements there of all windows."""
-    shape = ops.shape(inputs)
-    offsets = itertools.product(*(range(size) for size, _ in windows))
-    places = []
-    for offset in offsets:
-        index = [slice(None)] * len(shape)
-        for axis, ((size, stride), i) in enumerate(zip(windows, offset, strict=True), first):
-            index[axis] = slice(i, shape[axis] - size + i + 1, stride)
-        places.append(inputs[tuple(index)])
-    return places
 
 
 def _ascending(tensors):

@@ -10,7 +10,7 @@ from keras_dropouts.layers.base import RandomLayer
 SPACE = "timesteps", "height, width", "depth, height, width"
 
 
-class SpatialLayer(RandomLayer):
+class SpatialAxes(keras.layers.Layer):
     """Base of the families of layers for sequences, images and volumes, which have one, two and three axes of space.
 
     A family is a subclass that does the work, by `_space` and `_channels`, and describes it from its second paragraph
@@ -19,11 +19,9 @@ class SpatialLayer(RandomLayer):
     the words in braces: `{one|two|three}`, or `{one|more}`. Line breaks at the ends of the words do not count.
 
     Args:
-        rate: As for `keras_dropouts.Dropout`.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for the default: `"channels_last"` for sequences,
             else `keras.config.image_data_format()`.
-        seed: `None`, or an integer in `[0, 2**32)`.
-        **kwargs: As for `keras.layers.Layer`.
+        **kwargs: As for the layer that a family draws by.
 
     Raises:
         ValueError: Where an argument is not as described.
@@ -37,8 +35,8 @@ class SpatialLayer(RandomLayer):
         if "dimensions" in vars(cls) and cls.__doc__:
             cls.__doc__ = _description(cls.__doc__, cls.__base__.__doc__, cls.dimensions)
 
-    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
-        super().__init__(rate, seed=seed, **kwargs)
+    def __init__(self, data_format: DataFormat = None, **kwargs: Any):
+        super().__init__(**kwargs)
         self.data_format = checked_data_format(data_format, self.dimensions)
         self.input_spec = keras.InputSpec(ndim=self.dimensions + 2)
 
@@ -59,6 +57,20 @@ class SpatialLayer(RandomLayer):
 
     def get_config(self):
         return {**super().get_config(), "data_format": self.data_format}
+
+
+class SpatialLayer(SpatialAxes, RandomLayer):
+    """Base of such families that have a rate.
+
+    Args:
+        rate: As for `keras_dropouts.Dropout`.
+        data_format: As for `SpatialAxes`.
+        seed: `None`, or an integer in `[0, 2**32)`.
+        **kwargs: As for `keras.layers.Layer`.
+    """
+
+    def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
+        super().__init__(data_format, rate=rate, seed=seed, **kwargs)
 
 
 class FeatureMapLayer(SpatialLayer):

@@ -23,11 +23,13 @@ def rematerialized_product(multiply, inputs, key, rate, function=None):
         multiply: A function that multiplies its first argument elementwise by numbers that only the other two decide.
             The gradient is therefore the same function of the upstream gradient.
         inputs, key, rate: Its arguments.
-        function: What to apply instead, where that adds to the product what only `key` and `rate` decide.
+        function: What to apply instead, where that adds to the product what only `key` and `rate` decide, or where the
+            method has a gradient that is not that of what it computes. The gradient is that of `multiply`.
     """
-    function = function or multiply
     if BACKEND == "jax":
-        return jax.checkpoint(function)(inputs, key, rate)
+        remade = jax.checkpoint(multiply)
+        return _with_gradient_of(remade, function)(inputs, key, rate) if function else remade(inputs, key, rate)
+    function = function or multiply
     if BACKEND == "torch":
         if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             key = _KeyOfEach.apply(inputs, key)
@@ -36,7 +38,12 @@ def rematerialized_product(multiply, inputs, key, rate, function=None):
     @tf.custom_gradient
     def apply(x):
         # The gradient stops, as TensorFlow would prepare one for each function that is called on the way.
-        outputs = function(*_stopped(x), key, rate)
+        (still,) = _stopped(x)
+        outputs = function(still, key, rate)
+        if still is x and function is not multiply:
+            # A forward accumulator goes through the operations.
+            product = multiply(x, key, rate)
+            outputs = tf.stop_gradient(outputs) + (product - tf.stop_gradient(product))
         return outputs, lambda upstream: rematerialized_product(multiply, upstream, key, rate)
 
     return apply(inputs)
@@ -91,6 +98,21 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
 def _stopped(*tensors):
     # A forward accumulator goes through the operations themselves.
     return tensors if pack_tangents(tensors).tangents else [tf.stop_gradient(x) for x in tensors]
+
+
+if BACKEND == "jax":
+
+    def _with_gradient_of(multiply, function):
+        @jax.custom_jvp
+        def apply(inputs, key, rate):
+            return function(inputs, key, rate)
+
+        @apply.defjvp
+        def jvp(primals, tangents):
+            _, key, rate = primals
+            return apply(*primals), multiply(tangents[0], key, rate)
+
+        return apply
 
 
 if BACKEND == "torch":
