@@ -13,6 +13,7 @@ import keras_dropouts as kd
 NONE, FLOOR = "no layer", "x * 2"
 OURS, KERAS, PEER = "ours", "Keras's", "peer"
 CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
+TOKENS = "Transformer block of tokens"
 LSTM, GRU = "LSTM", "GRU"
 SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
 POOLING1D, POOLING2D, POOLING3D = "pooled sequences", "pooled images", "pooled volumes"
@@ -161,6 +162,7 @@ LAYERS = {
         "Dropout with a noise shape",
         instead=True,
     ),
+    "PatchDropout": Kind((TOKENS,), lambda: kd.PatchDropout(0.5)),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
     "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),

@@ -18,6 +18,7 @@ from keras_dropouts.layers.gaussian_dropout import GaussianDropout
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
+from keras_dropouts.layers.patch_dropout import PatchDropout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
 from keras_dropouts.layers.spatial_alpha_dropout import (
@@ -56,6 +57,7 @@ __all__ = [
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
     "MonteCarloPrediction",
+    "PatchDropout",
     "RNNDrop",
     "RandomLayer",
     "RateLogger",

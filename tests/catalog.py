@@ -56,6 +56,7 @@ class Row:
         constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
             product then, but scaled and shifted.
         adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
+        shortens: Whether training leaves a part of axis 1 out.
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
@@ -87,6 +88,7 @@ class Row:
     product: bool = True
     constant: Callable | None = None
     adds: bool = False
+    shortens: bool = False
     identity: bool = True
     by_sample: bool = True
     weights: int = 0
@@ -190,6 +192,15 @@ ROWS = [
         scaled=False,
         identity=False,
         by_sample=False,
+    ),
+    Row(
+        kd.PatchDropout,
+        shape=(5, 9, 7),
+        golden="d13ef5fc0a2e9eeb",
+        drops="tokens of a sequence, which gets shorter",
+        rated=False,
+        product=False,
+        shortens=True,
     ),
     Row(
         kd.DropBlock1D,

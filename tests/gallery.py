@@ -88,6 +88,9 @@ def panel(row):
     calls = [train(layer, row.inputs(x)) for _ in range(CALLS)]
     if row.constant:
         calls = [np.where(np.isclose(after, row.constant(RATE)), 0, after) for after in calls]
+    if row.shortens:
+        # What is left of a sequence moves to its beginning.
+        calls = [np.pad(after, [(0, 0), (0, x.shape[1] - after.shape[1]), (0, 0)]) for after in calls]
     shares = [np.mean(after == 0) or np.inf for after in calls]
     after = calls[np.argmin(np.abs(np.subtract(shares, RATE)))]
     pooled = not row.wrapped and before.shape != x.shape

@@ -120,6 +120,13 @@ def checked_count(name, count):
     return int(count)
 
 
+def checked_length(name, length):
+    """Returns `length`, which may be 0, as a Python integer."""
+    if not isinstance(length, numbers.Integral) or isinstance(length, bool) or length < 0:
+        raise ValueError(f"`{name}` must be an integer that is not negative. Received: {name}={length!r}")
+    return int(length)
+
+
 def checked_sizes(name, sizes, dimensions):
     """Returns `sizes`, of blocks or windows, as a Python integer or a tuple of one for each dimension of space."""
     several = isinstance(sizes, (list, tuple))
