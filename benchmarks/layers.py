@@ -162,6 +162,16 @@ LAYERS = {
         "Dropout with a noise shape",
         instead=True,
     ),
+    "EmbeddingDropout": Kind(
+        (TOKENS,),
+        lambda embedding, x: kd.EmbeddingDropout(embedding)(x),
+        lambda embedding, x: keras.layers.Dropout(0.1, noise_shape=(None, None, 1))(embedding(x)),
+        "Dropout with a noise shape",
+        instead=True,
+    ),
+    "EmbeddingNoise": Kind(
+        (TOKENS,), lambda: kd.EmbeddingNoise(5), lambda: keras.layers.GaussianNoise(0.016), "GaussianNoise"
+    ),
     "PatchDropout": Kind((TOKENS,), lambda: kd.PatchDropout(0.5)),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),

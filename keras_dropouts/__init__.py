@@ -13,6 +13,8 @@ from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock
 from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
+from keras_dropouts.layers.embedding_dropout import EmbeddingDropout
+from keras_dropouts.layers.embedding_noise import EmbeddingNoise
 from keras_dropouts.layers.fast_dropout import FastDropout
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
 from keras_dropouts.layers.masksembles import Masksembles
@@ -49,6 +51,8 @@ __all__ = [
     "DropConnect",
     "DropPath",
     "Dropout",
+    "EmbeddingDropout",
+    "EmbeddingNoise",
     "FastDropout",
     "GaussianDropout",
     "Masksembles",

@@ -56,6 +56,7 @@ class Row:
         constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
             product then, but scaled and shifted.
         adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
+        by_index: Whether it is called with indices, which have no gradient.
         shortens: Whether training leaves a part of axis 1 out.
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
@@ -88,6 +89,7 @@ class Row:
     product: bool = True
     constant: Callable | None = None
     adds: bool = False
+    by_index: bool = False
     shortens: bool = False
     identity: bool = True
     by_sample: bool = True
@@ -115,7 +117,7 @@ class Row:
 
     @property
     def merges(self):
-        """Whether it takes more than one tensor."""
+        """Whether it takes something else than one tensor of numbers."""
         return self.inputs is not Row.inputs
 
     @property
@@ -130,6 +132,17 @@ class Row:
 def dense():
     """A layer to wrap, whose output of ones is exact whatever the order of its sums."""
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
+
+
+def embedding():
+    """A layer to wrap, whose output is ones."""
+    return keras.layers.Embedding(64, 6, "ones")
+
+
+def indices_of(x):
+    """Indices for it, others from one timestep to the next where a sequence is of ones."""
+    indices = keras.ops.cast(4 * keras.ops.abs(x), "int32") + keras.ops.arange(x.shape[1], dtype="int32")
+    return keras.ops.mod(indices, 64)
 
 
 @keras.saving.register_keras_serializable(package="catalog")
@@ -387,6 +400,30 @@ ROWS = [
         product=False,
         adds=True,
         identity=False,
+    ),
+    Row(
+        kd.EmbeddingDropout,
+        shape=(5, 7),
+        golden="8beffb36657daa48",
+        drops="rows of an embedding's table",
+        wrapped=embedding,
+        plain=embedding,
+        inputs=indices_of,
+        by_index=True,
+        arguments={"per_sequence": True},
+        keeps_masks=False,
+        product=False,
+        identity=False,
+    ),
+    Row(
+        kd.EmbeddingNoise,
+        shape=(3, 5, 7),
+        golden="474ca3ee396cea2f",
+        drops="nothing: adds uniform noise to embeddings",
+        parameter="alpha",
+        rated=False,
+        product=False,
+        adds=True,
     ),
     Row(
         kd.VariationalRNNDropout,

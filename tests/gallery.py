@@ -85,7 +85,7 @@ def panel(row):
         read, layout = INPUTS[getattr(layer.input_spec, "ndim", None) or 4]
         x = read()
         before = train(row.make(0.0), row.inputs(x))
-    calls = [train(layer, row.inputs(x)) for _ in range(CALLS)]
+    calls = [train(layer, x if row.by_index else row.inputs(x)) for _ in range(CALLS)]
     if row.constant:
         calls = [np.where(np.isclose(after, row.constant(RATE)), 0, after) for after in calls]
     if row.shortens:
@@ -99,7 +99,11 @@ def panel(row):
 
 def feed(layer):
     """Sets the weights of a layer that is there to be wrapped. Returns its input, and how its output is laid out."""
-    if isinstance(layer, keras.layers.LSTM):
+    if isinstance(layer, keras.layers.Embedding):
+        # All words, each of which is a pixel of six images.
+        x, values = np.arange(64)[None], [weights()]
+        layout = lambda x: INPUTS[2][1](x[0])  # noqa: E731
+    elif isinstance(layer, keras.layers.LSTM):
         # Each unit remembers one of the channels, and its gates, half open, forget half of it at each timestep.
         read, layout = INPUTS[3]
         x = read()

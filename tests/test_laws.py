@@ -90,7 +90,7 @@ def test_inference_draws_nothing(row):
 def test_rate_0_is_the_plain_layer(row, policy):
     layer = row.make(0, dtype=policy)
     x = in_dtype(normal_inputs(row.shape), layer.compute_dtype)
-    expected = in_dtype(row.plain()(x), layer.compute_dtype) if row.plain else x
+    expected = in_dtype(row.plain()(row.inputs(x)), layer.compute_dtype) if row.plain else x
     # What a wrapped layer sums, it sums in its own type and order.
     tolerance = 16 * ml_epsilon(policy) if row.wrapped else 0
     for training in (True, False):
@@ -164,7 +164,7 @@ def test_the_gradient_is_the_same_multiplier(row, policy):
     assert ((y == 0) == (m == 0)).all()
 
 
-@rows(product=False)
+@rows(product=False, by_index=False)
 def test_the_gradient_is_that_of_what_was_drawn(row):
     x, direction = normal_inputs(row.shape, 1), 2e-4 * normal_inputs(row.shape, 2)
     ahead, behind = (answer(row, row.make(0.5), x + sign * direction) for sign in (1, -1))
@@ -189,7 +189,7 @@ def test_each_call_has_its_own_gradient(row):
     np.testing.assert_allclose(y, gradient, rtol=1e-6)
 
 
-@every
+@rows(by_index=False)
 def test_a_rematerialized_call_repeats_its_mask_and_counts_once(row):
     x = normal_inputs(row.shape, 1)
     outcomes = []
@@ -341,7 +341,7 @@ def test_a_saved_model_goes_on_where_it_was(row, tmp_path):
 @pytest.mark.skipif(
     BACKEND != "tensorflow", reason="`jax.jvp` is what its gradients are made of; PyTorch: test_torch_func"
 )
-@every
+@rows(by_index=False)
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_forward_mode_is_the_transpose_of_the_gradient(row, in_graph):
     import tensorflow as tf
@@ -518,7 +518,7 @@ def test_a_rate_set_late_takes_effect_at_the_next_batch(row):
     one = np.arange(math.prod(row.shape[1:]), dtype="float32").reshape(row.shape[1:])
     n = row.shape[0]
     x, y = np.stack([one] * 3 * n), np.zeros((3 * n, 1))
-    whole = to_numpy(row.plain()(x[:1]) if row.plain else one).sum()
+    whole = to_numpy(row.plain()(row.inputs(x[:1])) if row.plain else one).sum()
     for rate, expected in ((row.drops_for_sure, [True, False, False]), (0.0, [False, True, True])):
         callback = SetRate(row, rate)
         model.fit(x, y, batch_size=n, epochs=1, verbose=0, callbacks=[callback])
@@ -531,7 +531,7 @@ def test_a_rate_set_late_takes_effect_at_the_next_batch(row):
 def test_a_schedule_counts_calls(row):
     schedule = PiecewiseConstantDecay([1], [0.0, row.drops_for_sure])
     x = normal_inputs(row.shape)
-    plain = to_numpy(row.plain()(x)) if row.plain else x
+    plain = to_numpy(row.plain()(row.inputs(x))) if row.plain else x
     x, layer = row.inputs(x), row.make(schedule)
     outputs = {
         "eager": [train(layer, x) for _ in range(4)],
@@ -638,7 +638,7 @@ def takes(layer, shape):
     return True
 
 
-@every
+@rows(by_index=False)
 def test_what_is_empty_stays_empty(row):
     for axis in range(len(row.shape)):
         shape = (*row.shape[:axis], 0, *row.shape[axis + 1 :])

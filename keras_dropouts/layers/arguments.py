@@ -155,6 +155,15 @@ def checked_number(name, value):
     return float(value)
 
 
+def checked_magnitude(name, value):
+    """Returns `value` as a Python float, a finite number that is not negative."""
+    number = as_number(value)
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not 0 <= number < math.inf:
+        raise ValueError(f"`{name}` must be a finite number that is not negative. Received: {name}={value!r}")
+    return float(number)
+
+
 def checked_noise_shape(noise_shape):
     """Returns `noise_shape` as a tuple of Python integers and `None`, or `None`."""
     if noise_shape is None:
