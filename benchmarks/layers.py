@@ -173,6 +173,13 @@ LAYERS = {
         (TOKENS,), lambda: kd.EmbeddingNoise(5), lambda: keras.layers.GaussianNoise(0.016), "GaussianNoise"
     ),
     "PatchDropout": Kind((TOKENS,), lambda: kd.PatchDropout(0.5)),
+    "TimeMasking": Kind((SEQUENCES,), lambda: kd.TimeMasking(32)),
+    "FrequencyMasking": Kind((SEQUENCES,), lambda: kd.FrequencyMasking(16)),
+    "ConditionDropout": Kind(
+        (MLP,), lambda: kd.ConditionDropout(0.1), _shared((None, 1)), "Dropout with a noise shape"
+    ),
+    "ModalityDropout": Kind((DEPTH,), lambda add, inputs: add(kd.ModalityDropout(0.2)(inputs)), instead=True),
+    "SwapNoise": Kind((MLP,), lambda: kd.SwapNoise(0.15)),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
     "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),

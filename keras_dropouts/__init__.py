@@ -8,6 +8,7 @@ from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_car
 from keras_dropouts.inference.score import ClassificationScore, RegressionScore
 from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.condition_dropout import ConditionDropout
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.layers.drop_connect import DropConnect
@@ -17,9 +18,11 @@ from keras_dropouts.layers.embedding_dropout import EmbeddingDropout
 from keras_dropouts.layers.embedding_noise import EmbeddingNoise
 from keras_dropouts.layers.fast_dropout import FastDropout
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
+from keras_dropouts.layers.masking import FrequencyMasking, TimeMasking
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
+from keras_dropouts.layers.modality_dropout import ModalityDropout
 from keras_dropouts.layers.patch_dropout import PatchDropout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
@@ -31,6 +34,7 @@ from keras_dropouts.layers.spatial_alpha_dropout import (
 from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
+from keras_dropouts.layers.swap_noise import SwapNoise
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
@@ -43,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AlphaDropout",
     "ClassificationScore",
+    "ConditionDropout",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",
@@ -54,12 +59,14 @@ __all__ = [
     "EmbeddingDropout",
     "EmbeddingNoise",
     "FastDropout",
+    "FrequencyMasking",
     "GaussianDropout",
     "Masksembles",
     "MaxDrop",
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "ModalityDropout",
     "MonteCarloPrediction",
     "PatchDropout",
     "RNNDrop",
@@ -75,6 +82,8 @@ __all__ = [
     "SpatialDropout3D",
     "Standout",
     "StochasticDepth",
+    "SwapNoise",
+    "TimeMasking",
     "TimestepDropout",
     "UniformDropout",
     "VariationalRNNDropout",

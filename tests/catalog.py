@@ -61,6 +61,8 @@ class Row:
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
+        mixes: Whether what becomes of a sample depends on the others of its batch.
+        integers: Whether it takes integers too.
         weights: How many weights it has itself.
     """
 
@@ -93,6 +95,8 @@ class Row:
     shortens: bool = False
     identity: bool = True
     by_sample: bool = True
+    mixes: bool = False
+    integers: bool = False
     weights: int = 0
 
     def make(self, rate, seed=7, **kwargs):
@@ -171,10 +175,35 @@ def cutout_area(length, *size):
     return tuple(moments)
 
 
+def band_area(max_width, size):
+    """The same for a band of any width up to the largest, all equally likely."""
+    widths = np.arange(max_width + 1) / size
+    return widths.mean(), (widths**2).mean()
+
+
 def least_of_selu(rate):
     """What alpha dropout puts in the place of what it drops: SELU's least value, scaled and shifted."""
     least, keep = -1.7580993408473766, 1 - nearest(rate)
     return least * keep / math.sqrt(keep + least**2 * keep * (1 - keep))
+
+
+@keras.saving.register_keras_serializable(package="catalog")
+class ModalityDropout(kd.ModalityDropout):
+    """Returns the two modalities as one tensor again, of which the laws speak."""
+
+    def call(self, inputs, training=False):
+        return keras.ops.concatenate(super().call(inputs, training=training), axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        (*shape, one), (*_, other) = input_shape
+        return *shape, None if None in (one, other) else one + other
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask[0]
+
+
+def two_modalities(x):
+    return keras.ops.split(x, [x.shape[-1] * 2 // 5], axis=-1)
 
 
 def residual_alone(x):
@@ -252,6 +281,59 @@ ROWS = [
         dependent=(1, 2),
         area=cutout_area(4, 5, 7),
         scaled=False,
+    ),
+    Row(
+        kd.TimeMasking,
+        shape=(9, 11, 3, 2),
+        golden="b4209188155ad16e",
+        drops="bands of a spectrogram's timesteps",
+        arguments={"max_width": 6},
+        tied=(2, 3),
+        dependent=(1,),
+        area=band_area(6, 11),
+        scaled=False,
+    ),
+    Row(
+        kd.FrequencyMasking,
+        shape=(9, 3, 11, 2),
+        golden="3d7f4a8c738fd052",
+        drops="bands of a spectrogram's frequencies",
+        arguments={"max_width": 6},
+        tied=(1, 3),
+        dependent=(2,),
+        area=band_area(6, 11),
+        scaled=False,
+    ),
+    Row(
+        kd.ConditionDropout,
+        shape=(11, 3, 5),
+        golden="b98512f0948da8f3",
+        drops="the condition of a sample",
+        tied=(1, 2),
+        scaled=False,
+        integers=True,
+    ),
+    Row(
+        ModalityDropout,
+        shape=(11, 3, 5),
+        golden="967a92440d3afb27",
+        drops="one of the inputs of a sample",
+        inputs=two_modalities,
+        tied=(1,),
+        dependent=(2,),
+        # Two fifths of the elements, or three.
+        area=(0.5, 0.26),
+        scaled=False,
+        identity=False,
+    ),
+    Row(
+        kd.SwapNoise,
+        shape=(9, 7),
+        golden="2bd5c7b581e87936",
+        drops="nothing: replaces entries of a table by others of their column",
+        product=False,
+        mixes=True,
+        integers=True,
     ),
     Row(
         kd.MaxDrop,

@@ -250,7 +250,7 @@ def test_without_a_seed_layers_differ(row):
     assert (one != other).any()
 
 
-@every
+@rows(mixes=False)
 def test_a_sample_does_not_depend_on_the_batch(row):
     x = normal_inputs(row.shape)
     few, many = (answer(row, row.make(0.5), x[:n]) for n in (2, len(x)))
@@ -514,16 +514,16 @@ class SetRate(keras.callbacks.Callback):
 def test_a_rate_set_late_takes_effect_at_the_next_batch(row):
     model = small_model(row, rate=0.0, head="ones")
     model.compile(keras.optimizers.SGD(0.0), "mae")
-    # Not ones: their sum survives where the mask scales by the share it kept.
-    one = np.arange(math.prod(row.shape[1:]), dtype="float32").reshape(row.shape[1:])
+    # Not ones: their sum survives where the mask scales by the share it kept. And not samples that are alike.
+    batch = (np.arange(math.prod(row.shape), dtype="float32") % 37).reshape(row.shape)
     n = row.shape[0]
-    x, y = np.stack([one] * 3 * n), np.zeros((3 * n, 1))
-    whole = to_numpy(row.plain()(row.inputs(x[:1])) if row.plain else one).sum()
+    x, y = np.concatenate([batch] * 3), np.zeros((3 * n, 1))
+    whole = to_numpy(row.plain()(row.inputs(batch)) if row.plain else batch).sum() / n
     for rate, expected in ((row.drops_for_sure, [True, False, False]), (0.0, [False, True, True])):
         callback = SetRate(row, rate)
-        model.fit(x, y, batch_size=n, epochs=1, verbose=0, callbacks=[callback])
+        model.fit(x, y, batch_size=n, epochs=1, shuffle=False, verbose=0, callbacks=[callback])
         assert np.isclose(callback.losses, whole, rtol=1e-5).tolist() == expected
-    loss = model.fit(x, y, batch_size=n, verbose=0).history["loss"][0]
+    loss = model.fit(x, y, batch_size=n, shuffle=False, verbose=0).history["loss"][0]
     assert np.isclose(loss, whole, rtol=1e-5)
 
 
@@ -706,7 +706,11 @@ def test_what_is_no_tensor_of_floats_is_refused(row):
 
     for dtype in ("int32", "uint8", "bool"):
         x = inputs(np.ones(row.shape, dtype))
-        refused = rf"(?s)`\w+` of {row} must be one tensor of a float.*{dtype}"
+        if row.integers and dtype != "bool":
+            y, symbol = (layer(x, training=True) for x in (x, keras.KerasTensor(row.shape, dtype)))
+            assert keras.backend.standardize_dtype(y.dtype) == symbol.dtype == dtype
+            continue
+        refused = rf"(?s)`\w+` of {row} must be one tensor of a floating-point .*{dtype}"
         with pytest.raises(ValueError, match=refused):
             layer(x, training=True)
         if row.identity:
@@ -722,4 +726,4 @@ def test_what_is_no_tensor_of_floats_is_refused(row):
                 continue
             with pytest.raises(ValueError, match=rf"(?s)`\w+` of {row} must be one tensor.*Received: \w+ of \w+"):
                 layer.call(inputs(x), training=training)
-    assert layer._random_state.read()[1] == 0
+    assert layer._random_state.read()[1] == (2 if row.integers else 0)

@@ -90,8 +90,9 @@ def main(argv=None):
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
-            # The model has no shortcuts, and where a path drops nothing is left of the sample; nor has it SELU units.
-            others = keras_dropouts.DropPath, keras_dropouts.AlphaDropout
+            # The model has no shortcuts and no conditions, and where those drop, nothing is left of the sample; nor has
+            # it SELU units.
+            others = keras_dropouts.DropPath, keras_dropouts.ConditionDropout, keras_dropouts.AlphaDropout
             chosen = [
                 layer
                 for layer in chosen

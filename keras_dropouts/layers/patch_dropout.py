@@ -1,4 +1,3 @@
-from fractions import Fraction
 from typing import Any
 
 import keras
@@ -8,12 +7,10 @@ from keras_dropouts import random
 from keras_dropouts.keras_internals import get_keras_mask, set_keras_mask
 from keras_dropouts.layers.arguments import checked_flag, checked_fraction, checked_inputs, checked_length
 from keras_dropouts.layers.base import SeededLayer
+from keras_dropouts.layers.shares import whole_part
 from keras_dropouts.random.backend import is_unknown_size
 from keras_dropouts.random.choice import gathered, orders
 from keras_dropouts.random.keys import key_of
-
-# With such denominators an unknown number of tokens, up to 2**16 of them, can be multiplied in 32 bits.
-LARGEST_DENOMINATOR = 2**15
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
@@ -130,10 +127,8 @@ class PatchDropout(SeededLayer):
         """Returns how many tokens there are in the prefix, and how many are kept behind it."""
         least, most = (ops.minimum, ops.maximum) if is_unknown_size(tokens) else (min, max)
         prefix = least(self.prefix_tokens, tokens)
-        # As the decimals of the rate have it: in floats, a tenth of 100 may be less than 10.
-        keep = 1 - Fraction(repr(self._rate)).limit_denominator(LARGEST_DENOMINATOR)
-        kept = (tokens - prefix) * keep.numerator // keep.denominator
-        return prefix, least(tokens - prefix, most(1, kept))
+        patches = tokens - prefix
+        return prefix, least(patches, most(1, patches + whole_part(self._rate, -patches)))
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         samples, tokens, features = inputs.shape
