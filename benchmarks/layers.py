@@ -13,6 +13,7 @@ import keras_dropouts as kd
 NONE, FLOOR = "no layer", "x * 2"
 OURS, KERAS, PEER = "ours", "Keras's", "peer"
 CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
+TOKENS = "Transformer block of tokens"
 LSTM, GRU = "LSTM", "GRU"
 SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
 BLOCKS = "residual blocks"
@@ -179,6 +180,24 @@ LAYERS = {
     "WeightedChannelDropout": Kind(
         (CNN,), lambda: kd.WeightedChannelDropout(0.2), lambda: keras.layers.SpatialDropout2D(0.2), "SpatialDropout2D"
     ),
+    "EmbeddingDropout": Kind(
+        (TOKENS,),
+        lambda embedding, x: kd.EmbeddingDropout(embedding)(x),
+        lambda embedding, x: keras.layers.Dropout(0.1, noise_shape=(None, None, 1))(embedding(x)),
+        "Dropout with a noise shape",
+        instead=True,
+    ),
+    "EmbeddingNoise": Kind(
+        (TOKENS,), lambda: kd.EmbeddingNoise(5), lambda: keras.layers.GaussianNoise(0.016), "GaussianNoise"
+    ),
+    "PatchDropout": Kind((TOKENS,), lambda: kd.PatchDropout(0.5)),
+    "TimeMasking": Kind((SEQUENCES,), lambda: kd.TimeMasking(32)),
+    "FrequencyMasking": Kind((SEQUENCES,), lambda: kd.FrequencyMasking(16)),
+    "ConditionDropout": Kind(
+        (MLP,), lambda: kd.ConditionDropout(0.1), _shared((None, 1)), "Dropout with a noise shape"
+    ),
+    "ModalityDropout": Kind((DEPTH,), lambda add, inputs: add(kd.ModalityDropout(0.2)(inputs)), instead=True),
+    "SwapNoise": Kind((MLP,), lambda: kd.SwapNoise(0.15)),
     "MaxDrop": Kind((CNN,), lambda: kd.MaxDrop(0.2)),
     "AlphaDropout": Kind((CNN,), lambda: kd.AlphaDropout(0.2), lambda: keras.layers.AlphaDropout(0.2)),
     "SpatialAlphaDropout2D": Kind((CNN,), lambda: kd.SpatialAlphaDropout2D(0.2), _tied_alpha(1, 1), TIED_ALPHA),

@@ -80,11 +80,24 @@ def mlp(drop, width):
 
 def transformer(drop):
     """An encoder block, with a dropout of the attention's output and of the MLP's."""
-    attention = layers.MultiHeadAttention(4, 64)
     x = inputs = keras.Input((128, 256))
+    return _classifier(inputs, _block(drop, x))
+
+
+def transformer_of_tokens(drop):
+    """An encoder block, with a dropout of the embeddings that it reads."""
+    inputs = keras.Input((128,))
+    # As many tokens as a batch of numbers tells apart.
+    tokens = keras.ops.cast(keras.ops.abs(inputs) * 1000, "int32")
+    x = drop(layers.Embedding(10_000, 256), tokens)
+    return _classifier(inputs, _block(lambda layer, inputs: layer(inputs), x))
+
+
+def _block(drop, x):
+    attention = layers.MultiHeadAttention(4, 64)
     x = layers.add([x, drop(lambda y: attention(y, y), layers.LayerNormalization()(x))])
     y = layers.Dense(1024, activation="gelu")(layers.LayerNormalization()(x))
-    return _classifier(inputs, layers.add([x, drop(layers.Dense(256), y)]))
+    return layers.add([x, drop(layers.Dense(256), y)])
 
 
 def recurrent(drop, layer):
@@ -108,6 +121,7 @@ NETWORKS = {
     measured.MLP: (functools.partial(mlp, width=1024), 128),
     measured.SMALL_MLP: (functools.partial(mlp, width=64), 32),
     measured.TRANSFORMER: (transformer, 32),
+    measured.TOKENS: (transformer_of_tokens, 32),
     measured.LSTM: (functools.partial(recurrent, layer=layers.LSTM), 32),
     measured.GRU: (functools.partial(recurrent, layer=layers.GRU), 32),
 }

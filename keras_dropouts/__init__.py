@@ -9,18 +9,24 @@ from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_car
 from keras_dropouts.inference.score import ClassificationScore, RegressionScore
 from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.condition_dropout import ConditionDropout
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.layers.drop_connect import DropConnect
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
+from keras_dropouts.layers.embedding_dropout import EmbeddingDropout
+from keras_dropouts.layers.embedding_noise import EmbeddingNoise
 from keras_dropouts.layers.fast_dropout import FastDropout
 from keras_dropouts.layers.fractal_join import FractalJoin
 from keras_dropouts.layers.gaussian_dropout import GaussianDropout
 from keras_dropouts.layers.layer_drop import LayerDrop
+from keras_dropouts.layers.masking import FrequencyMasking, TimeMasking
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
+from keras_dropouts.layers.modality_dropout import ModalityDropout
+from keras_dropouts.layers.patch_dropout import PatchDropout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
 from keras_dropouts.layers.shake_drop import ShakeDrop
@@ -36,6 +42,7 @@ from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropo
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
 from keras_dropouts.layers.stochastic_pooling import StochasticPooling1D, StochasticPooling2D, StochasticPooling3D
+from keras_dropouts.layers.swap_noise import SwapNoise
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_dropout import VariationalDropout
@@ -51,6 +58,7 @@ __all__ = [
     "AlphaDropout",
     "ClassificationScore",
     "Compression",
+    "ConditionDropout",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",
@@ -59,8 +67,11 @@ __all__ = [
     "DropConnect",
     "DropPath",
     "Dropout",
+    "EmbeddingDropout",
+    "EmbeddingNoise",
     "FastDropout",
     "FractalJoin",
+    "FrequencyMasking",
     "GaussianDropout",
     "LayerDrop",
     "Masksembles",
@@ -68,7 +79,9 @@ __all__ = [
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "ModalityDropout",
     "MonteCarloPrediction",
+    "PatchDropout",
     "RNNDrop",
     "RandomLayer",
     "RateLogger",
@@ -89,6 +102,8 @@ __all__ = [
     "StochasticPooling1D",
     "StochasticPooling2D",
     "StochasticPooling3D",
+    "SwapNoise",
+    "TimeMasking",
     "TimestepDropout",
     "UniformDropout",
     "VariationalDropout",

@@ -11,6 +11,8 @@ import contextlib
 import functools
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask as get_keras_mask
+from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
 
 # The base of Keras's augmentation layers, which has no public name.

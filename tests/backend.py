@@ -39,8 +39,12 @@ def multiplier(layer, shape):
 def digest(row):
     layer = row.make(row.golden_rate)
     ones = np.ones(row.shape, "float32")
-    # Of equal elements it would not show which is chosen.
-    x = row.inputs(np.cumsum(ones.ravel()).reshape(row.shape) % 8 if row.by_value and not row.product else ones)
+    if row.mixes:
+        x = ones.cumsum().reshape(row.shape)
+    else:
+        # Of equal elements it would not show which is chosen.
+        x = np.cumsum(ones.ravel()).reshape(row.shape) % 8 if row.by_value and not row.product else ones
+    x = row.inputs(x)
     calls = np.stack([train(layer, x) for _ in range(2)])
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 

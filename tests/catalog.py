@@ -58,10 +58,14 @@ class Row:
         constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
             product then, but scaled and shifted.
         adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
+        by_index: Whether it is called with indices, which have no gradient.
+        shortens: Whether training leaves a part of axis 1 out.
         identity: Whether inference gives the input. StochasticDepth scales it.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
-        by_batch: Whether a batch is drawn as a whole, so that what happens to a sample depends on how many there are.
+        mixes: Whether what becomes of a sample depends on the others of its batch.
+        by_batch: Whether it depends on how many there are.
+        integers: Whether it takes integers too.
         weights: How many weights it has itself.
     """
 
@@ -92,9 +96,13 @@ class Row:
     product: bool = True
     constant: Callable | None = None
     adds: bool = False
+    by_index: bool = False
+    shortens: bool = False
     identity: bool = True
     by_sample: bool = True
+    mixes: bool = False
     by_batch: bool = False
+    integers: bool = False
     weights: int = 0
 
     def make(self, rate, seed=7, **kwargs):
@@ -119,7 +127,7 @@ class Row:
 
     @property
     def merges(self):
-        """Whether it takes more than one tensor."""
+        """Whether it takes something else than one tensor of numbers."""
         return self.inputs is not Row.inputs
 
     @property
@@ -134,6 +142,17 @@ class Row:
 def dense():
     """A layer to wrap, whose output of ones is exact whatever the order of its sums."""
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
+
+
+def embedding():
+    """A layer to wrap, whose output is ones."""
+    return keras.layers.Embedding(64, 6, "ones")
+
+
+def indices_of(x):
+    """Indices for it, others from one timestep to the next where a sequence is of ones."""
+    indices = keras.ops.cast(4 * keras.ops.abs(x), "int32") + keras.ops.arange(x.shape[1], dtype="int32")
+    return keras.ops.mod(indices, 64)
 
 
 @keras.saving.register_keras_serializable(package="catalog")
@@ -171,10 +190,35 @@ def cutout_area(length, *size):
     return tuple(moments)
 
 
+def band_area(max_width, size):
+    """The same for a band of any width up to the largest, all equally likely."""
+    widths = np.arange(max_width + 1) / size
+    return widths.mean(), (widths**2).mean()
+
+
 def least_of_selu(rate):
     """What alpha dropout puts in the place of what it drops: SELU's least value, scaled and shifted."""
     least, keep = -1.7580993408473766, 1 - nearest(rate)
     return least * keep / math.sqrt(keep + least**2 * keep * (1 - keep))
+
+
+@keras.saving.register_keras_serializable(package="catalog")
+class ModalityDropout(kd.ModalityDropout):
+    """Returns the two modalities as one tensor again, of which the laws speak."""
+
+    def call(self, inputs, training=False):
+        return keras.ops.concatenate(super().call(inputs, training=training), axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        (*shape, one), (*_, other) = input_shape
+        return *shape, None if None in (one, other) else one + other
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask[0]
+
+
+def two_modalities(x):
+    return keras.ops.split(x, [x.shape[-1] * 2 // 5], axis=-1)
 
 
 def residual_alone(x):
@@ -239,8 +283,8 @@ ROWS = [
         shape=(11, 3, 5),
         golden="e3b895bd446655ea",
         drops="paths of a sample that are joined, of which one survives",
-        # A path of zeros makes of the mean of two a multiplier.
-        plain=lambda: keras.layers.Rescaling(0.5),
+        # With a path of zeros the mean of two is a product.
+        plain=keras.layers.Average,
         inputs=residual_alone,
         tied=(1, 2),
         mask=False,
@@ -271,6 +315,15 @@ ROWS = [
         product=False,
         identity=False,
         by_sample=False,
+    ),
+    Row(
+        kd.PatchDropout,
+        shape=(5, 9, 7),
+        golden="d13ef5fc0a2e9eeb",
+        drops="tokens of a sequence, which gets shorter",
+        rated=False,
+        product=False,
+        shortens=True,
     ),
     Row(
         kd.DropBlock1D,
@@ -309,6 +362,59 @@ ROWS = [
         dependent=(1, 2),
         area=cutout_area(4, 5, 7),
         scaled=False,
+    ),
+    Row(
+        kd.TimeMasking,
+        shape=(9, 11, 3, 2),
+        golden="b4209188155ad16e",
+        drops="bands of a spectrogram's timesteps",
+        arguments={"max_width": 6},
+        tied=(2, 3),
+        dependent=(1,),
+        area=band_area(6, 11),
+        scaled=False,
+    ),
+    Row(
+        kd.FrequencyMasking,
+        shape=(9, 3, 11, 2),
+        golden="3d7f4a8c738fd052",
+        drops="bands of a spectrogram's frequencies",
+        arguments={"max_width": 6},
+        tied=(1, 3),
+        dependent=(2,),
+        area=band_area(6, 11),
+        scaled=False,
+    ),
+    Row(
+        kd.ConditionDropout,
+        shape=(11, 3, 5),
+        golden="b98512f0948da8f3",
+        drops="the condition of a sample",
+        tied=(1, 2),
+        scaled=False,
+        integers=True,
+    ),
+    Row(
+        ModalityDropout,
+        shape=(11, 3, 5),
+        golden="967a92440d3afb27",
+        drops="one of the inputs of a sample",
+        inputs=two_modalities,
+        tied=(1,),
+        dependent=(2,),
+        # Two fifths of the elements, or three.
+        area=(0.5, 0.26),
+        scaled=False,
+        identity=False,
+    ),
+    Row(
+        kd.SwapNoise,
+        shape=(9, 7),
+        golden="2bd5c7b581e87936",
+        drops="nothing: replaces entries of a table by others of their column",
+        product=False,
+        mixes=True,
+        integers=True,
     ),
     Row(
         kd.MaxDrop,
@@ -542,6 +648,30 @@ ROWS = [
         adds=True,
         identity=False,
         weights=1,
+    ),
+    Row(
+        kd.EmbeddingDropout,
+        shape=(5, 7),
+        golden="8beffb36657daa48",
+        drops="rows of an embedding's table",
+        wrapped=embedding,
+        plain=embedding,
+        inputs=indices_of,
+        by_index=True,
+        arguments={"per_sequence": True},
+        keeps_masks=False,
+        product=False,
+        identity=False,
+    ),
+    Row(
+        kd.EmbeddingNoise,
+        shape=(3, 5, 7),
+        golden="474ca3ee396cea2f",
+        drops="nothing: adds uniform noise to embeddings",
+        parameter="alpha",
+        rated=False,
+        product=False,
+        adds=True,
     ),
     Row(
         kd.VariationalRNNDropout,

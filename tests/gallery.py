@@ -91,9 +91,12 @@ def panel(row):
         read, layout = INPUTS[rank or 4]
         x = read()
         before = train(row.make(0.0), row.inputs(x)) if row.parameter else to_numpy(row.plain()(x))
-    calls = [train(layer, row.inputs(x)) - past for _ in range(CALLS)]
+    calls = [train(layer, x if row.by_index else row.inputs(x)) - past for _ in range(CALLS)]
     if row.constant:
         calls = [np.where(np.isclose(after, row.constant(RATE)), 0, after) for after in calls]
+    if row.shortens:
+        # What is left of a sequence moves to its beginning.
+        calls = [np.pad(after, [(0, 0), (0, x.shape[1] - after.shape[1]), (0, 0)]) for after in calls]
     shares = [np.mean(after == 0) or np.inf for after in calls]
     after = calls[np.argmin(np.abs(np.subtract(shares, RATE)))]
     pooled = not row.wrapped and before.shape != x.shape
@@ -102,7 +105,11 @@ def panel(row):
 
 def feed(layer):
     """Sets the weights of a layer that is there to be wrapped. Returns its input, and how its output is laid out."""
-    if isinstance(layer, keras.layers.LSTM):
+    if isinstance(layer, keras.layers.Embedding):
+        # All words, each of which is a pixel of six images.
+        x, values = np.arange(64)[None], [weights()]
+        layout = lambda x: INPUTS[2][1](x[0])  # noqa: E731
+    elif isinstance(layer, keras.layers.LSTM):
         # Each unit remembers one of the channels, and its gates, half open, forget half of it at each timestep.
         read, layout = INPUTS[3]
         x = read()

@@ -66,5 +66,18 @@ def mask_draws(seed, call, shape, first_sample=0):
     return first_of(np.stack(bytes, 1), shape)
 
 
+def fold_in(seed, call, index):
+    """The seed and the call of the key that comes of another."""
+    return [int(word) for word in threefry2x32((seed, call), (index, 2**32 - 1), 13)]
+
+
+def integers(seed, call, shape, below):
+    """Integers below a bound, which may be an array, from two draws each."""
+    drawn = (draws(seed, call, (shape[0], 2, *shape[1:])) + 32768).astype("float32")
+    part = (drawn[:, 0] + drawn[:, 1] / np.float32(65536)) / np.float32(65536)
+    below = np.asarray(below, "float32")
+    return np.maximum(np.floor(np.minimum(part * below, below - 1)), 0).astype(int)
+
+
 def keep_mask(seed, call, shape, rate, first_sample=0):
     return mask_draws(seed, call, shape, first_sample) >= round(rate * 65536) - 32768

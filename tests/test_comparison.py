@@ -110,6 +110,11 @@ def test_a_softmax_may_be_some_hundredths_off():
 # They are no layers to put behind another, or not with a rate alone.
 NO_PLACE = {
     keras_dropouts.Cutout: "needs values for length",
+    keras_dropouts.TimeMasking: "needs values for max_width",
+    keras_dropouts.FrequencyMasking: "needs values for max_width",
+    keras_dropouts.PatchDropout: "expected ndim=3",
+    keras_dropouts.EmbeddingDropout: "must be a keras.layers.Embedding",
+    keras_dropouts.ModalityDropout: "must be a list or tuple",
     keras_dropouts.MaxPoolingDropout1D: "expected ndim=3",
     keras_dropouts.MaxPoolingDropout2D: "must not change the shape",
     keras_dropouts.MaxPoolingDropout3D: "expected ndim=5",

@@ -201,6 +201,25 @@ def test_functional_of():
     assert isinstance(graph, internals.functional_class()) and graph.layers[1] is model.layers[0]
 
 
+@needed_by("PatchDropout, whose mask is that of the tokens it has drawn")
+def test_the_mask_beside_a_tensor():
+    x, mask = keras.ops.ones((2, 3)), keras.ops.ones((2,), "bool")
+    assert internals.get_keras_mask(x) is None
+    internals.set_keras_mask(x, mask)
+    assert internals.get_keras_mask(x) is mask
+    received = []
+
+    class Receiver(layers.Layer):
+        def call(self, inputs, mask=None):
+            received.append(mask)
+            return inputs
+
+    receiver = Receiver()
+    receiver.supports_masking = True
+    receiver(x)
+    assert len(received) == 1 and received[0] is mask
+
+
 @needed_by("always_on, insert_after and replace, which make inputs like those of a model")
 def test_origin():
     model = functional(layers.Dense(3))

@@ -35,7 +35,8 @@ class MadeInBuild(keras.layers.Layer):
         self.inner = self.row.make(0.5)
 
     def call(self, x, training=False):
-        return keras.ops.mean(self.inner(self.row.inputs(x), training=training), axis=tuple(range(1, len(x.shape))))
+        y = self.inner(self.row.inputs(x), training=training)
+        return keras.ops.mean(y, axis=tuple(range(1, len(y.shape))))
 
 
 class All(keras.Model):

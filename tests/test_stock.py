@@ -125,7 +125,7 @@ def a_bad_rate_is_refused(row, rate):
             test_laws.test_a_rate_set_late_takes_effect_at_the_next_batch,
             DROPOUT,
             by={"torch": AttributeError},
-            why="5: a rate set after the first batch does nothing; on PyTorch a layer made with rate 0 has no generator",
+            why="5: a rate set late does nothing; on PyTorch a layer made with rate 0 has no generator",
         ),
         *fails(the_spatial_config_is_whole, SPATIAL, why="8: dtype policy and trainable are not in the config"),
         *fails(

@@ -29,7 +29,9 @@ def inputs(row):
 @rows(wrapped=False)
 def test_nothing_is_kept_for_the_backward_pass(row):
     # The key and the rate; a mask of one byte for each of the 128 samples would not fit.
-    assert 0 < kept_bytes(row.make(0.5), (128, *row.shape[1:]), row.inputs) <= 64
+    kept = kept_bytes(row.make(0.5), (128, *row.shape[1:]), row.inputs)
+    # The gradient of a sum may need nothing.
+    assert kept <= 64 and (kept > 0 or row.adds)
 
 
 @rows(rated=True)
@@ -132,7 +134,7 @@ def test_inference_is_plain_operations(row):
     layer, x = row.make(0.5), inputs(row)
     expected = to_numpy(layer(x))
     if BACKEND == "tensorflow":
-        spec = keras.tree.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:])), x)
+        spec = keras.tree.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), x)
         served = tf.function(lambda x: layer(x, training=False), [spec])
         types = {op.type for op in served.get_concrete_function().graph.get_operations()}
         assert types and not [name for name in types if "Call" in name or "Xla" in name]

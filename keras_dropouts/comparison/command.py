@@ -90,9 +90,12 @@ def main(argv=None):
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
-            # The model has no shortcuts, and where a path drops nothing is left of the sample; nor has it SELU units.
-            # To prune takes a weight of the divergence, which is no rate.
-            names = "DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "AlphaDropout", "SparseVariationalDropout"
+            # The model has no shortcuts and no conditions, and where those drop, nothing is left of the sample; nor has
+            # it SELU units. To prune takes a weight of the divergence, which is no rate.
+            names = (
+                *("DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "ConditionDropout"),
+                *("AlphaDropout", "SparseVariationalDropout"),
+            )
             others = tuple(LAYERS[name] for name in names)
             chosen = [
                 layer

@@ -145,6 +145,13 @@ def checked_counts(name, counts):
     return [int(n) for n in entries]
 
 
+def checked_length(name, length):
+    """Returns `length`, which may be 0, as a Python integer."""
+    if not isinstance(length, numbers.Integral) or isinstance(length, bool) or length < 0:
+        raise ValueError(f"`{name}` must be an integer that is not negative. Received: {name}={length!r}")
+    return int(length)
+
+
 def checked_sizes(name, sizes, dimensions):
     """Returns `sizes`, of blocks or windows, as a Python integer or a tuple of one for each dimension of space."""
     several = isinstance(sizes, (list, tuple))
@@ -173,6 +180,22 @@ def checked_number(name, value):
     return float(value)
 
 
+def checked_magnitude(name, value):
+    """Returns `value` as a Python float, a finite number that is not negative."""
+    number = as_number(value)
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not 0 <= number < math.inf:
+        raise ValueError(f"`{name}` must be a finite number that is not negative. Received: {name}={value!r}")
+    return float(number)
+
+
+def checked_magnitudes(name, values):
+    """Returns `values` as a list of Python floats, finite and not negative."""
+    if not isinstance(values, (list, tuple)) or not values:
+        raise ValueError(f"`{name}` must be a list or tuple of numbers. Received: {name}={values!r}")
+    return [checked_magnitude(name, value) for value in values]
+
+
 def checked_noise_shape(noise_shape):
     """Returns `noise_shape` as a tuple of Python integers and `None`, or `None`."""
     if noise_shape is None:
@@ -197,13 +220,15 @@ def checked_inputs(layer, inputs, name="inputs"):
         inputs = inputs.value
     if not is_dense(inputs):
         received = type(inputs).__name__
-    elif not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-        received = f"dtype {inputs.dtype}"
     else:
-        return inputs
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if keras.backend.is_float_dtype(dtype) or (layer.takes_integers and keras.backend.is_int_dtype(dtype)):
+            return inputs
+        received = f"dtype {inputs.dtype}"
+    types = "floating-point or integer type" if layer.takes_integers else "floating-point type"
     raise ValueError(
-        f"`{name}` of {layer.__class__.__name__} must be one tensor of a floating-point type, neither sparse nor "
-        f"ragged. Received: {name} of {received}"
+        f"`{name}` of {layer.__class__.__name__} must be one tensor of a {types}, neither sparse nor ragged. "
+        f"Received: {name} of {received}"
     )
 
 

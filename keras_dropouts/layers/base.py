@@ -33,6 +33,9 @@ class SeededLayer(keras.layers.Layer):
         ValueError: Where `seed` is not as described.
     """
 
+    # Whether the layer takes tensors of integers too.
+    takes_integers = False
+
     def __init__(self, seed=None, rate=math.nan, **kwargs):
         # Not super(): `keras.layers.Dropout.__init__` would build the layer without its state.
         keras.layers.Layer.__init__(self, **kwargs)
@@ -271,6 +274,13 @@ class RandomLayer(SeededLayer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        outputs = super().compute_output_spec(inputs, *args, **kwargs)
+        if self.takes_integers and keras.backend.is_int_dtype(inputs.dtype):
+            # Keras takes all that a layer returns for its compute type.
+            outputs = keras.KerasTensor(outputs.shape, inputs.dtype)
+        return outputs
 
     def get_config(self):
         rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate

@@ -12,7 +12,9 @@ class TimestepDropout(Dropout):
 
     For sequences whose neighbouring features carry the same information, and to make a model that does not lean on
     any single step (a word, a frame). The steps that are kept are divided by the probability of keeping; inference is
-    the identity. The name is the Keras community's; no single paper defines the method.
+    the identity. After an embedding it is *word dropout*: each place of a word is dropped by itself, where
+    `keras_dropouts.EmbeddingDropout` drops a word in all its places. The name is the Keras community's; no single paper
+    defines the method.
 
     Args:
         rate: The probability of dropping a timestep, a number in `[0, 1]` or a schedule, as for
