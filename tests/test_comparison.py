@@ -119,12 +119,21 @@ NO_PLACE = {
     keras_dropouts.MaxPoolingDropout2D: "must not change the shape",
     keras_dropouts.MaxPoolingDropout3D: "expected ndim=5",
     keras_dropouts.StochasticDepth: "expects 2 input",
+    keras_dropouts.FractalJoin: "must be a list or tuple of two or more tensors",
+    keras_dropouts.ShakeShake: "must be a list or tuple of two tensors",
+    keras_dropouts.StochasticPooling1D: "expected ndim=3",
+    keras_dropouts.StochasticPooling2D: "must not change the shape",
+    keras_dropouts.StochasticPooling3D: "expected ndim=5",
     keras_dropouts.RNNDrop: "must be a keras.layers.LSTM",
     keras_dropouts.RecurrentDropout: "must be a keras.layers.LSTM",
     keras_dropouts.VariationalRNNDropout: "must be a keras.layers.LSTM",
     keras_dropouts.Zoneout: "must be a keras.layers.LSTM",
     keras_dropouts.VariationalDropout: "needs values for kl_weight",
 }
+
+
+# Their place is around what keeps the shape.
+PATHS = keras_dropouts.LayerDrop, keras_dropouts.SkipPath
 
 
 @pytest.mark.parametrize("layer", NO_PLACE, ids=lambda layer: layer.__name__)
@@ -135,7 +144,7 @@ def test_why_a_layer_has_no_place(layer):
 
 
 @pytest.mark.parametrize(
-    "layer", [layer for layer in LAYERS if layer not in NO_PLACE], ids=lambda layer: layer.__name__
+    "layer", [layer for layer in LAYERS if layer not in (*NO_PLACE, *PATHS)], ids=lambda layer: layer.__name__
 )
 def test_every_other_layer_has_a_place(layer):
     known = {name: 3 for name in candidates.parameters_of(layer) if name in command.ARGUMENTS}
@@ -144,6 +153,13 @@ def test_every_other_layer_has_a_place(layer):
     candidate = candidates.Candidate(layer, rate)
     assert candidate.build(model_of_all_ranks)(np.ones((2, 2, 4, 6, 3), "float32"), training=True).shape == (2, 2)
     assert candidate.places
+
+
+@pytest.mark.parametrize("layer", PATHS, ids=lambda layer: layer.__name__)
+def test_a_path_goes_around_what_keeps_the_shape(layer):
+    candidate = candidates.Candidate(layer, 0.3)
+    candidate.build(small_model)
+    assert candidate.places == 1
 
 
 def test_a_place_that_fits_is_taken_and_others_are_left():

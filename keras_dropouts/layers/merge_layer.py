@@ -13,14 +13,17 @@ class MergeLayer(keras.layers.Layer):
 
     def _checked(self, inputs):
         """Returns the tensors as a list, after a look at their number, types and shapes."""
-        count = len(inputs) if isinstance(inputs, (list, tuple)) else 0
+        self._check_number(inputs, inputs if isinstance(inputs, (list, tuple)) else [])
+        tensors = [checked_inputs(self, x, "branch") for x in inputs]
+        self._check_shapes([x.shape for x in tensors])
+        return tensors
+
+    def _check_number(self, inputs, tensors):
+        count = len(tensors)
         if count < 2 or count != (self.branches or count):
             raise ValueError(
                 f"`inputs` must be a list or tuple of {self._number()} tensors. Received: inputs={inputs!r}"
             )
-        tensors = [checked_inputs(self, x, "branch") for x in inputs]
-        self._check_shapes([x.shape for x in tensors])
-        return tensors
 
     def _check_shapes(self, shapes):
         first = shapes[0]
@@ -37,6 +40,7 @@ class MergeLayer(keras.layers.Layer):
         return {None: "two or more", 2: "two"}[self.branches]
 
     def compute_output_shape(self, input_shape):
+        self._check_number(input_shape, [shape for shape in input_shape if isinstance(shape, (list, tuple))])
         self._check_shapes(input_shape)
         return keras.layers.Add(name="add").compute_output_shape(input_shape)
 
