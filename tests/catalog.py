@@ -730,7 +730,7 @@ def readme_with_table(text):
     """README with the table of layers as the catalogue has it."""
     table = ["| layer | what it drops | source |", "|---|---|---|"]
     for row in ROWS:
-        reference = re.search(r"\nReference:\n(.*?)(\n\n|$)", inspect.getdoc(row.layer), re.DOTALL)
+        reference = re.search(r"\nReference:\n(.*?)(\n\n|$)", inspect.getdoc(getattr(kd, str(row))), re.DOTALL)
         table.append(f"| `{row}` | {row.drops} | {' '.join(reference[1].split())} |")
     return re.sub(
         r"(<!-- layers: .*? -->\n).*(<!-- end of layers -->)", rf"\1{chr(10).join(table)}\n\2", text, flags=re.DOTALL
