@@ -35,7 +35,8 @@ def test_integers_below_bounds_of_their_own():
     assert 65536 < drawn[:, 3].max() < 100_000 and len(set(drawn[:, 3] % 2)) == 2
 
 
-@pytest.mark.parametrize("n", [1, 6])
+# Of so many, some have the same 16 bits.
+@pytest.mark.parametrize("n", [1, 600])
 def test_orders_are_the_oracles(n):
     high, low = halves(3, (40, n))
     expected = np.argsort(high * 65536 + low, axis=1, kind="stable")
