@@ -7,6 +7,7 @@ from keras_dropouts.inference.always_on import always_on
 from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_carlo
 from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.concrete_dropout import ConcreteDropout
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.layers.drop_connect import DropConnect
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlphaDropout",
+    "ConcreteDropout",
     "CurriculumDropout",
     "Cutout",
     "DropBlock1D",

@@ -3,7 +3,7 @@ import collections
 import keras
 
 from keras_dropouts.keras_internals import held_layers
-from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.base import SeededLayer
 
 
 class RateLogger(keras.callbacks.Callback):
@@ -11,7 +11,8 @@ class RateLogger(keras.callbacks.Callback):
 
     `History`, `CSVLogger`, `TensorBoard` and the progress bar then show it, as `rate/<name of the layer>`; of a layer
     in a nested model, `rate/<name of the model>/<name of the layer>`. What counts is the rate at the epoch's end: the
-    one that the next step takes. Layers whose parameter has another name have that: `beta/<name>`.
+    one that the next step takes, also where it is learnt. Layers whose parameter has another name have that:
+    `beta/<name>`.
 
     The logs are one dictionary that callbacks see in the order of the list: put this one before `CSVLogger` and
     `TensorBoard`. Keras's own `History` and progress bar come last.
@@ -46,6 +47,7 @@ def _layers_with_rate(layer, path=""):
         repeated = f"_{times[inner.name]}" if times[inner.name] else ""
         times[inner.name] += 1
         name = path + inner.name + repeated
-        if isinstance(inner, RandomLayer):
+        # Given, or learnt.
+        if isinstance(inner, SeededLayer) and hasattr(inner, "current_rate"):
             yield name, inner
         yield from _layers_with_rate(inner, name + "/")

@@ -40,6 +40,8 @@ def digest(row):
     layer = row.make(row.golden_rate)
     x = row.inputs(np.ones(row.shape, "float32"))
     calls = np.stack([train(layer, x) for _ in range(2)])
+    if row.golden_digits is not None:
+        calls = calls.round(row.golden_digits)
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 
 

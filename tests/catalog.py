@@ -32,6 +32,8 @@ class Row:
         golden: What `digest` gives, on every backend.
         golden_rate: The rate of that: one with a scale that is a power of 2, where the layer sums what it scales. Only
             then are the sums the same whatever their order, which a processor chooses.
+        golden_digits: To how many digits after the point that is, where it is of functions that each backend computes
+            in its own way.
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
@@ -73,6 +75,7 @@ class Row:
     parameter: str | None = "rate"
     rated: bool = True
     golden_rate: float = 0.3
+    golden_digits: int | None = None
     tied: tuple = ()
     dependent: tuple = ()
     area: tuple = (1.0, 1.0)
@@ -376,6 +379,20 @@ ROWS = [
         product=False,
         adds=True,
         identity=False,
+    ),
+    Row(
+        kd.ConcreteDropout,
+        shape=(3, 5, 7),
+        golden="79eb852ea357bf57",
+        golden_digits=3,
+        drops="elements of what a layer reads, or channels of what a convolution reads, at a rate that is learnt",
+        wrapped=dense,
+        plain=dense,
+        parameter="initial_rate",
+        rated=False,
+        product=False,
+        identity=False,
+        weights=1,
     ),
     Row(
         kd.VariationalRNNDropout,
