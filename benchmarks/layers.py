@@ -201,6 +201,7 @@ LAYERS = {
     "MaxPoolingDropout3D": Kind((POOLING3D,), **_pooling(kd.MaxPoolingDropout3D)),
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
     "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
+    "TargetedDropout": Kind((MLP,), **_dense(kd.TargetedDropout)),
     "ConcreteDropout": Kind((MLP,), **_dense(kd.ConcreteDropout)),
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),

@@ -28,6 +28,7 @@ from keras_dropouts.layers.spatial_alpha_dropout import (
 from keras_dropouts.layers.spatial_dropout import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
+from keras_dropouts.layers.targeted_dropout import TargetedDropout
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
@@ -68,6 +69,7 @@ __all__ = [
     "SpatialDropout3D",
     "Standout",
     "StochasticDepth",
+    "TargetedDropout",
     "TimestepDropout",
     "UniformDropout",
     "VariationalRNNDropout",

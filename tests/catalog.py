@@ -59,6 +59,7 @@ class Row:
             product then, but scaled and shifted.
         adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
         identity: Whether inference gives the input. StochasticDepth scales it.
+        prunes: Whether inference drops what training may drop, whatever the rate.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
         weights: How many weights it has itself.
@@ -91,6 +92,7 @@ class Row:
     constant: Callable | None = None
     adds: bool = False
     identity: bool = True
+    prunes: bool = False
     by_sample: bool = True
     weights: int = 0
 
@@ -131,6 +133,18 @@ class Row:
 def dense():
     """A layer to wrap, whose output of ones is exact whatever the order of its sums."""
     return keras.layers.Dense(6, "relu", kernel_initializer="ones", bias_initializer="ones")
+
+
+@keras.saving.register_keras_serializable(package="catalog")
+def all_different(shape, dtype=None):
+    """Weights of as many magnitudes as there are, in no order, whose sums are exact."""
+    size = math.prod(shape)
+    return keras.ops.convert_to_tensor(((37 * np.arange(size) % size + 1) / 8).reshape(shape).astype("float32"))
+
+
+def ranked():
+    """A layer to wrap, of weights that can be told apart by their magnitude."""
+    return keras.layers.Dense(6, "relu", kernel_initializer=all_different, bias_initializer="ones")
 
 
 @keras.saving.register_keras_serializable(package="catalog")
@@ -393,6 +407,18 @@ ROWS = [
         product=False,
         identity=False,
         weights=1,
+    ),
+    Row(
+        kd.TargetedDropout,
+        shape=(3, 5, 7),
+        golden="ce5bf79b92a76ad5",
+        drops="the smallest weights of each unit, at inference for good",
+        wrapped=ranked,
+        plain=ranked,
+        product=False,
+        identity=False,
+        prunes=True,
+        by_sample=False,
     ),
     Row(
         kd.VariationalRNNDropout,

@@ -123,6 +123,23 @@ def test_training_kept():
 
 
 @needed_by("always_on, which takes the place of a layer's `call`, and replace, which notes what it exchanged")
+@needed_by("TargetedDropout and Mixout, which compare weights that are nearly equal")
+def test_as_stored():
+    class Reader(layers.Layer):
+        def build(self, input_shape):
+            self.held = self.add_weight(shape=())
+
+        def call(self, inputs):
+            self.cast = self.held.value.dtype
+            with internals.as_stored():
+                self.stored = self.held.value.dtype
+            return inputs
+
+    reader = Reader(dtype="mixed_bfloat16")
+    reader(np.ones(3, "float32"))
+    assert [keras.backend.standardize_dtype(dtype) for dtype in (reader.cast, reader.stored)] == ["bfloat16", "float32"]
+
+
 def test_untracked():
     layer = layers.Dense(3)
     layer(X)
