@@ -202,6 +202,7 @@ LAYERS = {
     "Standout": Kind((MLP,), **_dense(kd.Standout)),
     "FastDropout": Kind((MLP,), **_dense(kd.FastDropout)),
     "TargetedDropout": Kind((MLP,), **_dense(kd.TargetedDropout)),
+    "Mixout": Kind((MLP,), **_dense(kd.Mixout)),
     "ConcreteDropout": Kind((MLP,), **_dense(kd.ConcreteDropout)),
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
@@ -210,6 +211,7 @@ LAYERS = {
         (LSTM, GRU), **_recurrent(kd.VariationalRNNDropout, dropout=0.2, recurrent_dropout=0.2)
     ),
     "RecurrentDropout": Kind((LSTM, GRU), **_recurrent(kd.RecurrentDropout, recurrent_dropout=0.2)),
+    "WeightDrop": Kind((LSTM, GRU), **_recurrent(kd.WeightDrop, recurrent_dropout=0.2)),
     "RNNDrop": Kind((LSTM,), **_recurrent(kd.RNNDrop, recurrent_dropout=0.2)),
     "Zoneout": Kind((LSTM, GRU), **_recurrent(kd.Zoneout, recurrent_dropout=0.2)),
 }

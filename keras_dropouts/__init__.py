@@ -18,6 +18,7 @@ from keras_dropouts.layers.gaussian_dropout import GaussianDropout
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
+from keras_dropouts.layers.mixout import Mixout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
 from keras_dropouts.layers.spatial_alpha_dropout import (
@@ -32,6 +33,7 @@ from keras_dropouts.layers.targeted_dropout import TargetedDropout
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
+from keras_dropouts.layers.weight_drop import WeightDrop
 from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
 from keras_dropouts.surgery import insert_after, replace
@@ -56,6 +58,7 @@ __all__ = [
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "Mixout",
     "MonteCarloPrediction",
     "RNNDrop",
     "RandomLayer",
@@ -73,6 +76,7 @@ __all__ = [
     "TimestepDropout",
     "UniformDropout",
     "VariationalRNNDropout",
+    "WeightDrop",
     "Zoneout",
     "__version__",
     "always_on",

@@ -27,6 +27,7 @@ from keras_dropouts.keras_internals import (
     untracked,
 )
 from keras_dropouts.layers.base import SeededLayer
+from keras_dropouts.layers.mixout import Mixout
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
 Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -254,6 +255,11 @@ def _operated(model, match, make, row, hindrance=None):
                 target.assign(ops.copy(source))
             if old not in matching:
                 _note(new, exchanged(old, new, new))
+    carried = {copies[layer] for layer in matching if layer in copies}
+    for layer in all_layers(changed):
+        # Built before the weights were there.
+        if isinstance(layer, Mixout) and layer.layer in carried:
+            layer.set_pretrained()
     _list_parameters(changed)
     if left:
         warnings.warn(_listed(left), stacklevel=3)

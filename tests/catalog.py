@@ -163,6 +163,13 @@ def lstm():
     return keras.layers.LSTM(6, "relu", half_open, return_sequences=True, unroll=True, **initializers)
 
 
+@keras.saving.register_keras_serializable(package="catalog")
+class Mixout(kd.Mixout):
+    # The pretrained weights are 0, as if training had changed all of them.
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, **{**kwargs, "initializer": "zeros"})
+
+
 def cutout_area(length, *size):
     """The mean, and the mean square, of the part of an image that a square covers which is centred on any pixel."""
     moments = np.ones(2)
@@ -418,6 +425,31 @@ ROWS = [
         product=False,
         identity=False,
         prunes=True,
+        by_sample=False,
+    ),
+    Row(
+        Mixout,
+        shape=(3, 5, 7),
+        golden="116a004f1180b564",
+        golden_rate=0.5,
+        drops="nothing: puts pretrained weights in the place of weights and biases",
+        wrapped=dense,
+        plain=dense,
+        product=False,
+        identity=False,
+        by_sample=False,
+        weights=2,
+    ),
+    Row(
+        kd.WeightDrop,
+        shape=(5, 3, 7),
+        golden="7a37366f818fc8b0",
+        golden_rate=0.5,
+        drops="weights by which a recurrent layer reads its own output, in all timesteps; or those of a dense layer",
+        wrapped=lstm,
+        plain=lstm,
+        product=False,
+        identity=False,
         by_sample=False,
     ),
     Row(

@@ -416,3 +416,12 @@ def test_an_infinite_scale_of_what_is_dropped_is_0(size, scale):
 
     y, _ = value_and_gradient(call, x, upstream)
     assert not y.any() and not ops.convert_to_numpy(call(ops.convert_to_tensor(x))).any()
+
+
+def test_a_variable_may_be_multiplied_and_then_be_gone():
+    keep = ops.convert_to_tensor([True, False])
+    for i in range(3):
+        held = keras.Variable(np.full((4, 2), i, "float32"))
+        y = random.multiply_where(keep, 2.0, held.value)
+        del held
+        np.testing.assert_array_equal(to_numpy(y), np.tile([2.0 * i, 0.0], (4, 1)))
