@@ -257,6 +257,9 @@ LAYERS = {
         (MLP,), **_dense(functools.partial(kd.VariationalDropout, kl_weight=1e-5, noise="inputs"))
     ),
     "SparseVariationalDropout": Kind((MLP,), **_dense(functools.partial(kd.SparseVariationalDropout, kl_weight=1e-5))),
+    "TargetedDropout": Kind((MLP,), **_dense(kd.TargetedDropout)),
+    "Mixout": Kind((MLP,), **_dense(kd.Mixout)),
+    "ConcreteDropout": Kind((MLP,), **_dense(kd.ConcreteDropout)),
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
     "DropConnect(per_example=False)": Kind((MLP,), **_dense(functools.partial(kd.DropConnect, per_example=False))),
@@ -264,6 +267,7 @@ LAYERS = {
         (LSTM, GRU), **_recurrent(kd.VariationalRNNDropout, dropout=0.2, recurrent_dropout=0.2)
     ),
     "RecurrentDropout": Kind((LSTM, GRU), **_recurrent(kd.RecurrentDropout, recurrent_dropout=0.2)),
+    "WeightDrop": Kind((LSTM, GRU), **_recurrent(kd.WeightDrop, recurrent_dropout=0.2)),
     "RNNDrop": Kind((LSTM,), **_recurrent(kd.RNNDrop, recurrent_dropout=0.2)),
     "Zoneout": Kind((LSTM, GRU), **_recurrent(kd.Zoneout, recurrent_dropout=0.2)),
 }

@@ -9,6 +9,7 @@ from keras_dropouts.inference.monte_carlo import MonteCarloPrediction, monte_car
 from keras_dropouts.inference.score import ClassificationScore, RegressionScore
 from keras_dropouts.layers.alpha_dropout import AlphaDropout
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.concrete_dropout import ConcreteDropout
 from keras_dropouts.layers.condition_dropout import ConditionDropout
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
@@ -25,6 +26,7 @@ from keras_dropouts.layers.masking import FrequencyMasking, TimeMasking
 from keras_dropouts.layers.masksembles import Masksembles
 from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
+from keras_dropouts.layers.mixout import Mixout
 from keras_dropouts.layers.modality_dropout import ModalityDropout
 from keras_dropouts.layers.patch_dropout import PatchDropout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
@@ -43,10 +45,12 @@ from keras_dropouts.layers.standout import Standout
 from keras_dropouts.layers.stochastic_depth import StochasticDepth
 from keras_dropouts.layers.stochastic_pooling import StochasticPooling1D, StochasticPooling2D, StochasticPooling3D
 from keras_dropouts.layers.swap_noise import SwapNoise
+from keras_dropouts.layers.targeted_dropout import TargetedDropout
 from keras_dropouts.layers.timestep_dropout import TimestepDropout
 from keras_dropouts.layers.uniform_dropout import UniformDropout
 from keras_dropouts.layers.variational_dropout import VariationalDropout
 from keras_dropouts.layers.variational_rnn_dropout import VariationalRNNDropout
+from keras_dropouts.layers.weight_drop import WeightDrop
 from keras_dropouts.layers.weighted_channel_dropout import WeightedChannelDropout
 from keras_dropouts.layers.zoneout import Zoneout
 from keras_dropouts.schedules import CurriculumDropout, linear_rates
@@ -58,6 +62,7 @@ __all__ = [
     "AlphaDropout",
     "ClassificationScore",
     "Compression",
+    "ConcreteDropout",
     "ConditionDropout",
     "CurriculumDropout",
     "Cutout",
@@ -79,6 +84,7 @@ __all__ = [
     "MaxPoolingDropout1D",
     "MaxPoolingDropout2D",
     "MaxPoolingDropout3D",
+    "Mixout",
     "ModalityDropout",
     "MonteCarloPrediction",
     "PatchDropout",
@@ -103,11 +109,13 @@ __all__ = [
     "StochasticPooling2D",
     "StochasticPooling3D",
     "SwapNoise",
+    "TargetedDropout",
     "TimeMasking",
     "TimestepDropout",
     "UniformDropout",
     "VariationalDropout",
     "VariationalRNNDropout",
+    "WeightDrop",
     "WeightedChannelDropout",
     "Zoneout",
     "__version__",

@@ -3,7 +3,7 @@ import collections
 import keras
 
 from keras_dropouts.keras_internals import held_layers
-from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.base import SeededLayer
 
 
 class RateLogger(keras.callbacks.Callback):
@@ -11,8 +11,9 @@ class RateLogger(keras.callbacks.Callback):
 
     `History`, `CSVLogger`, `TensorBoard` and the progress bar then show it, as `rate/<name of the layer>`; of a layer
     in a nested model, `rate/<name of the model>/<name of the layer>`. What counts is the rate at the epoch's end: the
-    one that the next step takes. Layers whose parameter has another name have that: `beta/<name>`. The
-    variational layers have their `kl_weight/<name>`, and what they learn: `rate/<name>`, `sparsity/<name>`.
+    one that the next step takes, also where it is learnt. Layers whose parameter has another name have that:
+    `beta/<name>`. The variational layers have their `kl_weight/<name>`, and what they learn: `rate/<name>`,
+    `sparsity/<name>`.
 
     The logs are one dictionary that callbacks see in the order of the list: put this one before `CSVLogger` and
     `TensorBoard`. Keras's own `History` and progress bar come last.
@@ -36,17 +37,17 @@ class RateLogger(keras.callbacks.Callback):
                 f"RateLogger must be among the `callbacks` of `fit`, or be called after `set_model`, with logs to put "
                 f"the rates into. Received: model={self.model!r}, logs={logs!r}"
             )
-        for path, layer in _layers_with_rate(self.model):
+        for path, layer in _seeded_layers(self.model):
             logs |= {f"{name}/{path}": value for name, value in layer.readings().items()}
 
 
-def _layers_with_rate(layer, path=""):
+def _seeded_layers(layer, path=""):
     times = collections.Counter()
     for inner in held_layers(layer):
         # Names may repeat in a subclassed model.
         repeated = f"_{times[inner.name]}" if times[inner.name] else ""
         times[inner.name] += 1
         name = path + inner.name + repeated
-        if isinstance(inner, RandomLayer):
+        if isinstance(inner, SeededLayer):
             yield name, inner
-        yield from _layers_with_rate(inner, name + "/")
+        yield from _seeded_layers(inner, name + "/")

@@ -11,6 +11,7 @@ import contextlib
 import functools
 
 import keras
+from keras.src.backend.common import variables
 from keras.src.backend.common.masking import get_keras_mask as get_keras_mask
 from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
@@ -68,6 +69,14 @@ def training_kept(layer):
         yield
     finally:
         context.set_value("training", before)
+
+
+def as_stored():
+    """Within, the variables of a layer in mixed precision are read in the type that they are held in.
+
+    Publicly a variable never is, or always.
+    """
+    return variables.AutocastScope(None)
 
 
 def untracked(layer):

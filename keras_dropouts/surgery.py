@@ -27,6 +27,7 @@ from keras_dropouts.keras_internals import (
     untracked,
 )
 from keras_dropouts.layers.base import SeededLayer
+from keras_dropouts.layers.layer_wrapper import LayerWrapper
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
 Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -257,6 +258,10 @@ def operated(model, match, make, row, hindrance=None):
             if old not in matching:
                 paths = list(exchanged(old, new, new))
                 _note(new, [path for path in paths if not _is_in_config(new, path)])
+    carried = {copies[layer] for layer in matching if layer in copies}
+    for layer in all_layers(changed):
+        if isinstance(layer, LayerWrapper) and layer.layer in carried:
+            layer.weights_carried_over()
     _list_parameters(changed)
     if left:
         warnings.warn(_listed(left), stacklevel=3)

@@ -46,6 +46,8 @@ def digest(row):
         x = np.cumsum(ones.ravel()).reshape(row.shape) % 8 if row.by_value and not row.product else ones
     x = row.inputs(x)
     calls = np.stack([train(layer, x) for _ in range(2)])
+    if row.golden_digits is not None:
+        calls = calls.round(row.golden_digits)
     return hashlib.sha256(calls.tobytes()).hexdigest()[:16]
 
 

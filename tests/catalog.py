@@ -32,6 +32,8 @@ class Row:
         golden: What `digest` gives, on every backend.
         golden_rate: The rate of that: one with a scale that is a power of 2, where the layer sums what it scales. Only
             then are the sums the same whatever their order, which a processor chooses.
+        golden_digits: To how many digits after the point that is, where it is of functions that each backend computes
+            in its own way.
         drops: What one draw decides, for README.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
@@ -61,6 +63,7 @@ class Row:
         by_index: Whether it is called with indices, which have no gradient.
         shortens: Whether training leaves a part of axis 1 out.
         identity: Whether inference gives the input. StochasticDepth scales it.
+        prunes: Whether inference drops what training may drop, whatever the rate.
         by_sample: Whether samples have draws of their own. Else a call has one, too few for statistics: the layer's
             own test compares each with the oracle.
         mixes: Whether what becomes of a sample depends on the others of its batch.
@@ -80,6 +83,7 @@ class Row:
     parameter: str | None = "rate"
     rated: bool = True
     golden_rate: float = 0.3
+    golden_digits: int | None = None
     tied: tuple = ()
     dependent: tuple = ()
     area: tuple = (1.0, 1.0)
@@ -99,6 +103,7 @@ class Row:
     by_index: bool = False
     shortens: bool = False
     identity: bool = True
+    prunes: bool = False
     by_sample: bool = True
     mixes: bool = False
     by_batch: bool = False
@@ -156,6 +161,18 @@ def indices_of(x):
 
 
 @keras.saving.register_keras_serializable(package="catalog")
+def all_different(shape, dtype=None):
+    """Weights of as many magnitudes as there are, in no order, whose sums are exact."""
+    size = math.prod(shape)
+    return keras.ops.convert_to_tensor(((37 * np.arange(size) % size + 1) / 8).reshape(shape).astype("float32"))
+
+
+def ranked():
+    """A layer to wrap, of weights that can be told apart by their magnitude."""
+    return keras.layers.Dense(6, "relu", kernel_initializer=all_different, bias_initializer="ones")
+
+
+@keras.saving.register_keras_serializable(package="catalog")
 def half_open(x):
     # Not `full_like`, for which Keras reads the number back from PyTorch.
     return keras.ops.ones_like(x) / 2
@@ -178,6 +195,13 @@ def lstm():
     eighth = keras.initializers.Constant(1 / 8)
     initializers = {"kernel_initializer": eighth, "recurrent_initializer": eighth}
     return keras.layers.LSTM(6, "relu", half_open, return_sequences=True, unroll=True, **initializers)
+
+
+@keras.saving.register_keras_serializable(package="catalog")
+class Mixout(kd.Mixout):
+    # The pretrained weights are 0, as if training had changed all of them.
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, **{**kwargs, "initializer": "zeros"})
 
 
 def cutout_area(length, *size):
@@ -672,6 +696,57 @@ ROWS = [
         rated=False,
         product=False,
         adds=True,
+    ),
+    Row(
+        kd.ConcreteDropout,
+        shape=(3, 5, 7),
+        golden="79eb852ea357bf57",
+        golden_digits=3,
+        drops="elements of what a layer reads, or channels of what a convolution reads, at a rate that is learnt",
+        wrapped=dense,
+        plain=dense,
+        parameter="initial_rate",
+        rated=False,
+        product=False,
+        identity=False,
+        weights=1,
+    ),
+    Row(
+        kd.TargetedDropout,
+        shape=(3, 5, 7),
+        golden="ce5bf79b92a76ad5",
+        drops="the smallest weights of each unit, at inference for good",
+        wrapped=ranked,
+        plain=ranked,
+        product=False,
+        identity=False,
+        prunes=True,
+        by_sample=False,
+    ),
+    Row(
+        Mixout,
+        shape=(3, 5, 7),
+        golden="116a004f1180b564",
+        golden_rate=0.5,
+        drops="nothing: puts pretrained weights in the place of weights and biases",
+        wrapped=dense,
+        plain=dense,
+        product=False,
+        identity=False,
+        by_sample=False,
+        weights=2,
+    ),
+    Row(
+        kd.WeightDrop,
+        shape=(5, 3, 7),
+        golden="7a37366f818fc8b0",
+        golden_rate=0.5,
+        drops="weights by which a recurrent layer reads its own output, in all timesteps; or those of a dense layer",
+        wrapped=lstm,
+        plain=lstm,
+        product=False,
+        identity=False,
+        by_sample=False,
     ),
     Row(
         kd.VariationalRNNDropout,

@@ -122,6 +122,23 @@ def test_training_kept():
     assert seen[-2:] == [True, False]
 
 
+@needed_by("TargetedDropout and Mixout, which compare weights that are nearly equal")
+def test_as_stored():
+    class Reader(layers.Layer):
+        def build(self, input_shape):
+            self.held = self.add_weight(shape=())
+
+        def call(self, inputs):
+            self.cast = self.held.value.dtype
+            with internals.as_stored():
+                self.stored = self.held.value.dtype
+            return inputs
+
+    reader = Reader(dtype="mixed_bfloat16")
+    reader(np.ones(3, "float32"))
+    assert [keras.backend.standardize_dtype(dtype) for dtype in (reader.cast, reader.stored)] == ["bfloat16", "float32"]
+
+
 @needed_by("always_on, which takes the place of a layer's `call`, and replace, which notes what it exchanged")
 def test_untracked():
     layer = layers.Dense(3)
@@ -202,7 +219,7 @@ def test_functional_of():
 
 
 @needed_by("PatchDropout, whose mask is that of the tokens it has drawn")
-def test_the_mask_beside_a_tensor():
+def test_get_keras_mask_and_set_keras_mask():
     x, mask = keras.ops.ones((2, 3)), keras.ops.ones((2,), "bool")
     assert internals.get_keras_mask(x) is None
     internals.set_keras_mask(x, mask)

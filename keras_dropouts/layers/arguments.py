@@ -171,22 +171,18 @@ def checked_flag(name, value):
     return value
 
 
-def checked_number(name, value):
-    """Returns `value` as a Python float."""
+def checked_number(name, value, allowed="a finite number", fits=math.isfinite):
+    """Returns `value` as a Python float; of finite numbers those that fit are allowed, which `allowed` describes."""
     value = as_number(value)
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
+    if not real or not math.isfinite(value) or not fits(value):
+        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
     return float(value)
 
 
 def checked_magnitude(name, value):
     """Returns `value` as a Python float, a finite number that is not negative."""
-    number = as_number(value)
-    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not real or not 0 <= number < math.inf:
-        raise ValueError(f"`{name}` must be a finite number that is not negative. Received: {name}={value!r}")
-    return float(number)
+    return checked_number(name, value, "a finite number that is not negative", lambda number: number >= 0)
 
 
 def checked_magnitudes(name, values):
@@ -194,6 +190,16 @@ def checked_magnitudes(name, values):
     if not isinstance(values, (list, tuple)) or not values:
         raise ValueError(f"`{name}` must be a list or tuple of numbers. Received: {name}={values!r}")
     return [checked_magnitude(name, value) for value in values]
+
+
+def checked_positive(name, value):
+    """Returns `value`, above 0, as a Python float."""
+    return checked_number(name, value, "a positive, finite number", lambda number: number > 0)
+
+
+def checked_inner_fraction(name, value):
+    """Returns `value`, which has a logit, as a Python float."""
+    return checked_number(name, value, "a number between 0 and 1, neither included", lambda number: 0 < number < 1)
 
 
 def checked_noise_shape(noise_shape):

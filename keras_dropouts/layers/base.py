@@ -61,6 +61,10 @@ class SeededLayer(keras.layers.Layer):
         if name not in self.__dict__ or self.__dict__[name] is not value:
             super().__setattr__(name, value)
 
+    def readings(self) -> dict[str, float]:
+        """Returns the numbers that `RateLogger` puts into the logs, by what they are: a rate, and what is learnt."""
+        return {}
+
     def _next_state(self):
         """Returns the random state of this call, and counts the call."""
         return self._random_state.next()
@@ -181,6 +185,8 @@ class RandomLayer(SeededLayer):
     # The name of the method's parameter, of which a property is made, and the largest value it has a meaning for.
     parameter = "rate"
     max_rate = 1.0
+    # Attributes beside it that are numbers or schedules, each an argument of the same name.
+    also_scheduled: tuple[str, ...] = ()
 
     def __init__(self, rate: Rate, seed: int | None = None, **kwargs: Any):
         rate = checked_rate(self.parameter, rate, self.max_rate)
@@ -225,8 +231,7 @@ class RandomLayer(SeededLayer):
             )
         return float(ops.convert_to_numpy(self._rate_at(state)))
 
-    def readings(self) -> dict[str, float]:
-        """Returns the numbers that `RateLogger` puts into the logs, by what they are: the rate, unless overridden."""
+    def readings(self):
         return {self.parameter: self.current_rate()}
 
     def call(self, inputs, training=False):
@@ -254,10 +259,8 @@ class RandomLayer(SeededLayer):
     def _rate_at(self, state):
         rate = rate_of(state)
         if self._scheduled:
-            # NaN becomes 0; some layers would drop all by it and some nothing, as the compiler has it.
-            scheduled = ops.nan_to_num(ops.cast(self._rate(calls_of(state)), "float32"))
             # A number set later has taken the place of the NaN that stands for the schedule.
-            rate = ops.where(ops.isnan(rate), ops.clip(scheduled, 0.0, self.max_rate), rate)
+            rate = ops.where(ops.isnan(rate), value_at(state, self._rate, self.max_rate), rate)
         return rate
 
     def multiply(self, inputs: Tensor, key: Tensor, rate: Tensor) -> Tensor:
@@ -283,8 +286,8 @@ class RandomLayer(SeededLayer):
         return outputs
 
     def get_config(self):
-        rate = keras.saving.serialize_keras_object(self._rate) if self._scheduled else self._rate
-        return {**super().get_config(), self.parameter: rate}
+        numbers = {self.parameter: self._rate} | {name: getattr(self, name) for name in self.also_scheduled}
+        return {**super().get_config(), **keras.saving.serialize_keras_object(numbers)}
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
@@ -299,9 +302,18 @@ class RandomLayer(SeededLayer):
 
     @classmethod
     def from_config(cls, config):
-        if isinstance(config.get(cls.parameter), dict):
-            config = {**config, cls.parameter: keras.saving.deserialize_keras_object(config[cls.parameter])}
-        return super().from_config(config)
+        names = [name for name in (cls.parameter, *cls.also_scheduled) if isinstance(config.get(name), dict)]
+        schedules = {name: keras.saving.deserialize_keras_object(config[name]) for name in names}
+        return super().from_config({**config, **schedules})
+
+
+def value_at(state, number, largest):
+    """Returns a number, or what a schedule of numbers in `[0, largest]` gives at a state, as a float32 scalar."""
+    if isinstance(number, LearningRateSchedule):
+        # NaN becomes 0; some layers would drop all by it and some nothing, as the compiler has it.
+        number = ops.nan_to_num(ops.cast(number(calls_of(state)), "float32"))
+        number = ops.clip(number, 0.0, largest)
+    return ops.convert_to_tensor(number, "float32")
 
 
 def _is_float_tensor(x):

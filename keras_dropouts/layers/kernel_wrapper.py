@@ -4,17 +4,16 @@ from keras import layers, ops
 from keras_dropouts.keras_internals import kernel_attribute, twin
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
 
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 LAYERS = (
     layers.Dense,
     layers.EinsumDense,
     layers.Conv1D,
     layers.Conv2D,
     layers.Conv3D,
-    layers.Conv1DTranspose,
-    layers.Conv2DTranspose,
-    layers.Conv3DTranspose,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
+    *TRANSPOSED,
+    *DEPTHWISE,
 )
 
 
@@ -55,6 +54,17 @@ class KernelWrapper(LayerWrapper):
             )
         # Each mode stores its numbers in another way; in all of them the kernel is the answer to unit vectors.
         return self._linear(bias=None)(ops.eye(self.layer.input_spec.axes[-1], dtype=self.compute_dtype)), bias
+
+    def _summed_axes(self, kernel):
+        """Returns the axes of the kernel, a tensor, along which the weights of one unit or channel are."""
+        rank = len(kernel.shape)
+        if isinstance(self.layer, layers.EinsumDense):
+            read, outputs = self.layer.equation.split("->")
+            return [axis for axis, label in enumerate(read.split(",")[1]) if label not in outputs]
+        if isinstance(self.layer, DEPTHWISE):
+            return list(range(rank - 2))
+        units = rank - 2 if isinstance(self.layer, TRANSPOSED) else rank - 1
+        return [axis for axis in range(rank) if axis != units]
 
     def _activation(self, inputs):
         return inputs if self.layer.activation is None else self.layer.activation(inputs)

@@ -20,6 +20,9 @@ class LayerWrapper(keras.layers.Wrapper):
         # The layer knows more of its inputs now.
         self.input_spec = self.layer.input_spec or self.input_spec
 
+    def weights_carried_over(self):
+        """What surgery calls once the wrapped layer has the weights of the one whose place it takes."""
+
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask)
 

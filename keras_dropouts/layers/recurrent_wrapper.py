@@ -41,8 +41,9 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         ValueError: Where an argument is not as described.
     """
 
-    # The cells that the method has a meaning for, and whether it draws for each timestep anew.
+    # The cells that the method has a meaning for, other layers, and whether it draws for each timestep anew.
     cells: tuple[type, ...] = (LSTMCell, GRUCell, SimpleRNNCell)
+    others: tuple[type, ...] = ()
     every_step = False
 
     # What keras.layers.Bidirectional asks a recurrent layer for.
@@ -52,9 +53,9 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
 
     def __init__(self, layer: keras.layers.RNN, rate: Rate, seed: int | None = None, **kwargs: Any):
         # No subclasses of layers or cells: what they do in another way would be lost.
-        cells = _cells_of(layer) if type(layer) in LAYERS else []
-        if not cells or any(type(cell) not in self.cells for cell in cells):
-            names = [cell.__name__.removesuffix("Cell") for cell in self.cells]
+        cells = cells_of(layer) if type(layer) in LAYERS else []
+        if type(layer) not in self.others and (not cells or any(type(cell) not in self.cells for cell in cells)):
+            names = [kind.__name__.removesuffix("Cell") for kind in self.others + self.cells]
             raise ValueError(
                 f"`layer` must be a keras.layers.{' or '.join(names)}, or a keras.layers.RNN of such cells; to have "
                 f"both directions, put the wrapped layer into keras.layers.Bidirectional. Received: layer={layer!r}"
@@ -66,7 +67,8 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
                     f"layer={layer!r} with dropout={cell.dropout}, recurrent_dropout={cell.recurrent_dropout}"
                 )
         super().__init__(layer, rate=rate, seed=seed, **kwargs)
-        self.input_spec = keras.InputSpec(ndim=3)
+        if cells:
+            self.input_spec = keras.InputSpec(ndim=3)
 
     def _draws(self, cell, rate):
         """Returns a list of pairs, for each mask that a step of the cell takes: its size, and the rate to drop at."""
@@ -87,19 +89,21 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         super().build(sequences_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        if sequences.shape[1] == 0:
+        if isinstance(self.layer, keras.layers.RNN) and sequences.shape[1] == 0:
             raise ValueError(
                 f"`sequences` must have a timestep or more. Received: sequences of shape {tuple(sequences.shape)}"
             )
         sequences = ops.cast(sequences, self.compute_dtype)
         if not self._trains(training):
             return self.inference_call(sequences, initial_state, mask)
-        key, rate = self._next_draw()
+        return self.training_call(sequences, initial_state, mask, *self._next_draw())
+
+    def training_call(self, sequences, initial_state, mask, key, rate):
         sizes, rates = self._all_draws(rate)
         samples, timesteps, features = ops.shape(sequences)
         noise = random.uniform(key, (samples, timesteps if self.every_step else 1, sum(sizes)))
         keeps = [
-            part > 1 - random.keep_probability(rate) for part, rate in zip(_split(noise, sizes), rates, strict=True)
+            part > 1 - random.keep_probability(rate) for part, rate in zip(split(noise, sizes), rates, strict=True)
         ]
         scales = [random.keep_scale(rate) for rate in rates]
         if self.every_step:
@@ -108,7 +112,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         def masks_for(inputs):
             now = [keep[:, 0] for keep in keeps]
             if self.every_step:
-                inputs, now = inputs[:, :features], _split(inputs[:, features:] > 0, sizes)
+                inputs, now = inputs[:, :features], split(inputs[:, features:] > 0, sizes)
             return inputs, zip(now, scales, strict=True)
 
         return self._loop(sequences, initial_state, mask, masks_for)
@@ -119,7 +123,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
 
     def _all_draws(self, rate):
         """Returns the sizes and the rates of all masks that a step of the layer takes."""
-        sizes, rates = zip(*(draw for cell in _cells_of(self.layer) for draw in self._draws(cell, rate)), strict=True)
+        sizes, rates = zip(*(draw for cell in cells_of(self.layer) for draw in self._draws(cell, rate)), strict=True)
         return sizes, [ops.convert_to_tensor(rate, "float32") for rate in rates]
 
     def _loop(self, sequences, initial_state, mask, masks_for):
@@ -130,7 +134,7 @@ class RecurrentWrapper(LayerWrapper, RandomLayer):
         def step(inputs, states):
             inputs, masks = masks_for(inputs)
             after = []
-            for part, before in zip(_cells_of(self.layer), states if stacked else [states], strict=True):
+            for part, before in zip(cells_of(self.layer), states if stacked else [states], strict=True):
                 new = self._step(part, inputs, tree.flatten(before), masks)
                 after.append(tree.pack_sequence_as(before, new))
                 inputs = new[0]
@@ -177,11 +181,11 @@ class _StandIn:
         return getattr(self.cell, name)
 
 
-def _cells_of(layer):
+def cells_of(layer):
     return getattr(layer.cell, "cells", [layer.cell])
 
 
-def _split(x, sizes):
+def split(x, sizes):
     return [x[..., end - size : end] for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
 
 

@@ -52,7 +52,9 @@ def multiply_where(keep: Tensor, scale: float | Tensor, inputs: Tensor) -> Tenso
         large = inputs.device.type == "cpu" and inputs.numel() >= LARGE
         learned = getattr(scale, "requires_grad", False)
         return (_Selection.apply if large and not learned else _chosen)(inputs, keep, scale)
-    # A number would be one of a graph on TensorFlow, which would be another for each.
+    # A number would be one of a graph on TensorFlow, which would be another for each; so would a variable, which may be
+    # gone when the graph runs again.
+    inputs = xp.convert_to_tensor(inputs) if BACKEND == "tensorflow" else inputs
     scale = keras.ops.convert_to_tensor(scale, work_dtype(inputs))
     return _where(inputs, keras.ops.convert_to_tensor(keep), scale)
 

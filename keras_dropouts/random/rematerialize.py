@@ -92,7 +92,8 @@ def rematerialized(function: Callable, *tensors: Tensor) -> Tensor:
 
         return function(*_stopped(*tensors)), gradient
 
-    return apply(*tensors)
+    # A variable among them would be one that the function reads beside.
+    return apply(*map(tf.convert_to_tensor, tensors))
 
 
 def _stopped(*tensors):
