@@ -93,6 +93,36 @@ def kernel_attribute(layer):
     return "_kernel" if isinstance(getattr(type(layer), "kernel", None), property) else "kernel"
 
 
+def attention_with(layer, softmax=None, weights=None, heads=None):
+    """Returns a `keras.layers.MultiHeadAttention` that shares all with another but a part of the way through it.
+
+    Publicly its projections can be read, and nothing exchanged. Of Keras's own class, for of a subclass that computes
+    in another way Keras would not ask its fused kernel for causal attention.
+
+    Args:
+        layer: The other, built.
+        softmax: A function of scores and `mask`, in place of the softmax.
+        weights: A function that is applied to the attention weights.
+        heads: A function that is applied to what the heads return, of shape `(..., heads, features)`, or to its product
+            with the gate.
+    """
+    attributes = {}
+    if softmax or weights:
+        # Only for a rate above 0 are there scores, and not a fused kernel.
+        attributes = {"_dropout": 1.0, "_dropout_layer": lambda x, training: weights(x) if weights else x}
+    if softmax:
+        attributes["_softmax"] = softmax
+    if heads:
+        attributes["_output_dense"] = lambda x: layer.output_dense(heads(x))
+    return twin(layer, keras.layers.MultiHeadAttention, **attributes)
+
+
+def hold_dropout(attention, dropout):
+    """Has a `keras.layers.MultiHeadAttention` hold this layer, which it tracks, in place of the one it built itself."""
+    exchange_tracked(attention, attention._dropout_layer, dropout)
+    attention._dropout_layer = dropout
+
+
 def header_of(kind):
     """Returns what a file says of a layer of this class beside its config: where the class is to be found.
 
