@@ -183,7 +183,7 @@ class SelfAttention(kd.MultiHeadAttention):
     def compute_output_spec(self, inputs, training=None):
         return super().compute_output_spec(inputs, inputs)
 
-    def compute_output_shape(self, shape):
+    def compute_output_shape(self, shape, *others):
         return super().compute_output_shape(shape, shape)
 
 
@@ -630,6 +630,7 @@ ROWS = [
         golden="883265f4f5fe0e4f",
         drops="keys of an attention, before the softmax",
         plain=keras.layers.Softmax,
+        accepts_max=False,
         product=False,
         identity=False,
     ),

@@ -310,6 +310,10 @@ def flatten(row):
     return keras.layers.GlobalAveragePooling1D() if row.shortens else keras.layers.Flatten()
 
 
+# Of a kernel that sees any change. Plain sums survive a scale by the share that was kept, and a softmax.
+UNEVEN = keras.initializers.RandomUniform(0.5, 1.5, seed=1)
+
+
 def small_model(row, rate=0.5, head="zeros", **kwargs):
     layer = row.make(rate, name="it", **kwargs)
     model = functional(row, layer, flatten(row), keras.layers.Dense(1, kernel_initializer=head))
@@ -431,7 +435,7 @@ class Subclassed(keras.Model):
 
 
 def built(style, row, rate):
-    layers = [row.make(rate, name="it"), flatten(row), keras.layers.Dense(1, kernel_initializer="ones")]
+    layers = [row.make(rate, name="it"), flatten(row), keras.layers.Dense(1, kernel_initializer=UNEVEN)]
     if style == "sequential":
         # Which takes one tensor.
         return keras.Sequential([functional(row, *layers[:1]), *layers[1:]] if row.merges else layers)
@@ -515,8 +519,8 @@ class SetRate(keras.callbacks.Callback):
 
 @rows(rated=True)
 def test_a_rate_set_late_takes_effect_at_the_next_batch(row):
-    # Not ones, nor a head of ones: their sums survive where the mask scales by the share it kept. Nor samples alike.
-    model = small_model(row, rate=0.0, head=keras.initializers.RandomUniform(0.5, 1.5, seed=1))
+    # Not ones, for the same reason as the head. Nor samples alike.
+    model = small_model(row, rate=0.0, head=UNEVEN)
     model.compile(keras.optimizers.SGD(0.0), "mae")
     batch = (np.arange(math.prod(row.shape), dtype="float32") % 37).reshape(row.shape)
     n = row.shape[0]

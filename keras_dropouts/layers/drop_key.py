@@ -10,7 +10,7 @@ from keras_dropouts.layers.arguments import Rate, checked_axes, checked_inputs
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.random.multiply import work_dtype
 
-# Finite, for infinity less infinity is no number.
+# Below all scores, and finite: infinity less infinity is no number.
 LOWEST = float(np.finfo("float32").min) / 2
 
 
@@ -28,7 +28,7 @@ class DropKey(RandomLayer, keras.layers.Softmax):
     has `linear_rates(rate, depth)[-l]`.
 
     Args:
-        rate: The probability of dropping a key: a number in `[0, 1]` (taken to the nearest 2**-16), or a
+        rate: The probability of dropping a key: a number in `[0, 1)` (taken to the nearest 2**-16), or a
             `keras.optimizers.schedules.LearningRateSchedule` of such numbers, whose step is the number of times the
             layer has been called in training. `layer.rate = r` takes effect at the next batch.
         axis: The axis of the keys, or a sequence of axes. A MultiHeadAttention knows them, whatever this is.
@@ -64,6 +64,9 @@ class DropKey(RandomLayer, keras.layers.Softmax):
     [[1.0, 1.0, 1.0]]
     """
 
+    # Without any keys there is no softmax.
+    max_rate = 1 - 2**-16
+
     def __init__(self, rate: Rate, axis: int | Sequence[int] = -1, seed: int | None = None, **kwargs: Any):
         super().__init__(rate, seed=seed, **kwargs)
         self.axis = checked_axes("axis", axis)
@@ -76,15 +79,12 @@ class DropKey(RandomLayer, keras.layers.Softmax):
         return random.rematerialized(self._weights_of_kept, inputs, *self._next_draw(), *masks)
 
     def _weights_of_kept(self, scores, key, rate, *masks):
-        axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
         wide = ops.cast(scores, work_dtype(scores))
         there = ops.not_equal(wide, -np.inf)
         for mask in masks:
             there = ops.logical_and(there, mask)
         kept = ops.logical_and(random.keep_mask(key, ops.shape(scores), rate), there)
-        kept = ops.where(ops.any(kept, axes, keepdims=True), kept, there)
-        wide = ops.where(kept, wide, LOWEST)
-        powers = ops.exp(wide - ops.stop_gradient(ops.max(wide, axes, keepdims=True)))
-        powers = ops.where(kept, powers, 0.0)
-        total = ops.sum(powers, axes, keepdims=True)
-        return ops.cast(powers / ops.where(total > 0, total, 1.0), scores.dtype)
+        kept = ops.where(ops.any(kept, self.axis, keepdims=True), kept, there)
+        weights = keras.layers.Softmax.call(self, ops.where(kept, wide, LOWEST))
+        # Also in a row where nothing is, whose softmax is uniform.
+        return ops.cast(ops.where(kept, weights, 0.0), scores.dtype)
