@@ -3,6 +3,7 @@ from typing import Any
 
 import keras
 from keras.initializers import Initializer
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts.keras_internals import attention_with, hold_dropout, twin
 from keras_dropouts.layers.arguments import Rate, Sizes, checked_rate, checked_seed
@@ -119,13 +120,16 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             **kwargs,
         )
         self._by_rate = not isinstance(dropout, RandomLayer)
-        if self._by_rate:
-            dropout = checked_rate("dropout", dropout, 1.0, " or a keras_dropouts.RandomLayer, as in DropKey(0.3)")
-            dropout = None if dropout == 0 else Dropout(dropout, seed=seed, dtype=self.dtype_policy, name="dropout")
-        else:
+        drop: RandomLayer | None = None
+        if isinstance(dropout, RandomLayer):
+            drop = dropout
             # It computes with what the attention does.
-            dropout.dtype_policy = self.dtype_policy
-        self.dropout_layer = dropout
+            drop.dtype_policy = self.dtype_policy
+        else:
+            rate = checked_rate("dropout", dropout, 1.0, ", or a keras_dropouts.RandomLayer, as in DropKey(0.3)")
+            if isinstance(rate, LearningRateSchedule) or rate > 0:
+                drop = Dropout(rate, seed=seed, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = drop
 
     @property
     def dropout(self):
@@ -152,16 +156,7 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         training=None,
         use_causal_mask=False,
     ):
-        drop, attention = self.dropout_layer, self
-        if drop is not None and drop._trains(training):
-            if isinstance(drop, DropHead):
-                parts = {"heads": functools.partial(drop, training=training)}
-            elif isinstance(drop, DropKey):
-                drop = twin(drop, axis=tuple(range(-len(self.attention_axes), 0)))
-                parts = {"softmax": functools.partial(drop, training=training)}
-            else:
-                parts = {"weights": functools.partial(drop, training=training)}
-            attention = attention_with(self, **parts)
+        attention = self if self.dropout_layer is None else attention_with(self, **self._dropping(training))
         return keras.layers.MultiHeadAttention.call(
             attention,
             query,
@@ -175,6 +170,16 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             training=training,
             use_causal_mask=use_causal_mask,
         )
+
+    def _dropping(self, training):
+        """Returns what drops in a call, by the part of the attention that it belongs to."""
+        drop = self.dropout_layer
+        if not drop._trains(training):
+            return {}
+        part = "heads" if isinstance(drop, DropHead) else "weights"
+        if isinstance(drop, DropKey):
+            part, drop = "softmax", twin(drop, axis=tuple(range(-len(self.attention_axes), 0)))
+        return {part: functools.partial(drop, training=training)}
 
     def get_config(self):
         dropout = self.dropout
