@@ -13,7 +13,7 @@ import keras_dropouts as kd
 NONE, FLOOR = "no layer", "x * 2"
 OURS, KERAS, PEER = "ours", "Keras's", "peer"
 CNN, MLP, SMALL_MLP, TRANSFORMER = "residual CNN", "MLP", "small MLP", "Transformer block"
-TOKENS = "Transformer block of tokens"
+TOKENS, ATTENTION = "Transformer block of tokens", "attention"
 LSTM, GRU = "LSTM", "GRU"
 SEQUENCES, VOLUMES, DEPTH = "CNN of sequences", "CNN of volumes", "sums of branches"
 BLOCKS = "residual blocks"
@@ -130,6 +130,15 @@ def _recurrent(ours, **dropouts):
         "ours": lambda rnn, x: ours(rnn, 0.2)(x),
         "keras": lambda rnn, x: type(rnn).from_config({**rnn.get_config(), **dropouts})(x),
         "nearest": "the layer's own " + " and ".join(f"`{name}`" for name in dropouts),
+        "instead": True,
+    }
+
+
+def _attention(dropout):
+    return {
+        "ours": lambda attention, x: attention(x, kd.MultiHeadAttention, dropout=dropout()),
+        "keras": lambda attention, x: attention(x, dropout=0.2),
+        "nearest": "its own `dropout`",
         "instead": True,
     }
 
@@ -263,6 +272,9 @@ LAYERS = {
     # With weights for each example, which takes as many times the work.
     "DropConnect": Kind((SMALL_MLP,), **_dense(kd.DropConnect)),
     "DropConnect(per_example=False)": Kind((MLP,), **_dense(functools.partial(kd.DropConnect, per_example=False))),
+    "MultiHeadAttention": Kind((ATTENTION,), **_attention(lambda: 0.2) | {"nearest": ""}),
+    "DropKey": Kind((ATTENTION,), **_attention(lambda: kd.DropKey(0.2))),
+    "DropHead": Kind((ATTENTION,), **_attention(lambda: kd.DropHead(0.2))),
     "VariationalRNNDropout": Kind(
         (LSTM, GRU), **_recurrent(kd.VariationalRNNDropout, dropout=0.2, recurrent_dropout=0.2)
     ),

@@ -100,6 +100,18 @@ def _block(drop, x):
     return layers.add([x, drop(layers.Dense(256), y)])
 
 
+def attention(drop):
+    """Two blocks of attention, each of which is a function of what it attends to and of its class."""
+
+    def attend(x, kind=layers.MultiHeadAttention, **kwargs):
+        return kind(4, 64, **kwargs)(x, x)
+
+    x = inputs = keras.Input((128, 256))
+    for _ in range(2):
+        x = layers.add([x, drop(attend, layers.LayerNormalization()(x))])
+    return _classifier(inputs, x)
+
+
 def recurrent(drop, layer):
     """Two recurrent layers, over 32 timesteps."""
     x = inputs = keras.Input((32, 64))
@@ -122,6 +134,7 @@ NETWORKS = {
     measured.SMALL_MLP: (functools.partial(mlp, width=64), 32),
     measured.TRANSFORMER: (transformer, 32),
     measured.TOKENS: (transformer_of_tokens, 32),
+    measured.ATTENTION: (attention, 32),
     measured.LSTM: (functools.partial(recurrent, layer=layers.LSTM), 32),
     measured.GRU: (functools.partial(recurrent, layer=layers.GRU), 32),
 }

@@ -14,6 +14,8 @@ from keras_dropouts.layers.condition_dropout import ConditionDropout
 from keras_dropouts.layers.cutout import Cutout
 from keras_dropouts.layers.drop_block import DropBlock1D, DropBlock2D, DropBlock3D
 from keras_dropouts.layers.drop_connect import DropConnect
+from keras_dropouts.layers.drop_head import DropHead
+from keras_dropouts.layers.drop_key import DropKey
 from keras_dropouts.layers.drop_path import DropPath
 from keras_dropouts.layers.dropout import Dropout
 from keras_dropouts.layers.embedding_dropout import EmbeddingDropout
@@ -28,6 +30,7 @@ from keras_dropouts.layers.max_drop import MaxDrop
 from keras_dropouts.layers.max_pooling_dropout import MaxPoolingDropout1D, MaxPoolingDropout2D, MaxPoolingDropout3D
 from keras_dropouts.layers.mixout import Mixout
 from keras_dropouts.layers.modality_dropout import ModalityDropout
+from keras_dropouts.layers.multi_head_attention import MultiHeadAttention
 from keras_dropouts.layers.patch_dropout import PatchDropout
 from keras_dropouts.layers.recurrent_dropout import RecurrentDropout
 from keras_dropouts.layers.rnn_drop import RNNDrop
@@ -70,6 +73,8 @@ __all__ = [
     "DropBlock2D",
     "DropBlock3D",
     "DropConnect",
+    "DropHead",
+    "DropKey",
     "DropPath",
     "Dropout",
     "EmbeddingDropout",
@@ -87,6 +92,7 @@ __all__ = [
     "Mixout",
     "ModalityDropout",
     "MonteCarloPrediction",
+    "MultiHeadAttention",
     "PatchDropout",
     "RNNDrop",
     "RandomLayer",

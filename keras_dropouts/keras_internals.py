@@ -11,6 +11,7 @@ import contextlib
 import functools
 
 import keras
+from keras import ops
 from keras.src.backend.common import variables
 from keras.src.backend.common.masking import get_keras_mask as get_keras_mask
 from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
@@ -100,6 +101,45 @@ def twin(layer, kind=None, **attributes):
 def kernel_attribute(layer):
     """Returns the name of the attribute that a layer reads its kernel from: `kernel` may be a property without LoRA."""
     return "_kernel" if isinstance(getattr(type(layer), "kernel", None), property) else "kernel"
+
+
+def attention_with(layer, softmax=None, weights=None, heads=None):
+    """Returns a `keras.layers.MultiHeadAttention` that shares all with another but a part of the way through it.
+
+    Publicly its projections can be read, and nothing exchanged. Of Keras's own class, for of a subclass that computes
+    in another way Keras would not ask its fused kernel for causal attention. A query that has no keys attends to
+    nothing: so Keras has it where it computes scores, but its fused kernels attend to all of what is masked then.
+
+    Args:
+        layer: The other, built.
+        softmax: A function of scores and `mask`, in place of the softmax.
+        weights: A function that is applied to the attention weights.
+        heads: A function that is applied to what the heads return, of shape `(..., heads, features)`.
+    """
+    attributes = {}
+    if softmax or weights or layer.value_dim != layer.key_dim:
+        # Only for a rate above 0 are there scores, and not a fused kernel, which on JAX takes heads of one size alone.
+        attributes = {"_dropout": 1.0, "_dropout_layer": lambda x, training: weights(x) if weights else x}
+    if softmax:
+        attributes["_softmax"] = softmax
+    plain = twin(layer, keras.layers.MultiHeadAttention, **attributes)
+
+    def compute(query, key, value, attention_mask=None, *args, **kwargs):
+        outputs, scores = plain._compute_attention(query, key, value, attention_mask, *args, **kwargs)
+        if scores is None and attention_mask is not None:
+            some = ops.any(ops.cast(attention_mask, "bool"), -1)
+            # Of all heads, or of each.
+            some = ops.expand_dims(some, -1) if len(some.shape) < 3 else ops.swapaxes(some, -1, -2)
+            outputs = ops.where(ops.expand_dims(some, -1), outputs, 0)
+        return heads(outputs) if heads else outputs, scores
+
+    return twin(plain, _compute_attention=compute)
+
+
+def hold_dropout(attention, dropout):
+    """Has a `keras.layers.MultiHeadAttention` hold this layer, which it tracks, in place of the one it built itself."""
+    exchange_tracked(attention, attention._dropout_layer, dropout)
+    attention._dropout_layer = dropout
 
 
 def header_of(kind):

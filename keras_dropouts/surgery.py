@@ -28,6 +28,7 @@ from keras_dropouts.keras_internals import (
 )
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
+from keras_dropouts.layers.multi_head_attention import MultiHeadAttention
 
 Match: TypeAlias = type | tuple[type, ...] | str | re.Pattern[str] | Callable[[keras.layers.Layer], bool]
 Make: TypeAlias = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -84,8 +85,10 @@ def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
 
     As `insert_after`, but for this:
 
-    - A new layer is called as the one whose place it takes. Its weights are its own, unless `make` returns the copy it
-      was given, changed or wrapped: the copy's weights are carried over.
+    - A new layer is called as the one whose place it takes. Its weights are its own, but for two: where `make` returns
+      the copy it was given, changed or wrapped, the copy's weights are carried over; and a layer of a subclass takes
+      the weights of the old one, if they are of the same shapes (`keras_dropouts.MultiHeadAttention` in place of
+      Keras's).
     - Layers that other layers hold as attributes, also in lists and dictionaries, are replaced too: the dropout of a
       MultiHeadAttention, what a TimeDistributed or a layer of your own calls. The new layer must take the arguments of
       the old one. The copy's config and files hold it; a program that reads them imports keras_dropouts first.
@@ -94,7 +97,8 @@ def replace(model: keras.Model, match: Match, make: Make) -> keras.Model:
       model again, a warning says that the copy is of a plain class.
 
     A warning counts what is left as it is, and says where: what the wrappers of this package hold; the dropout of an
-    attention layer whose `dropout` is 0, as it is not called; and, where a Dropout is replaced, recurrent and attention
+    attention layer whose `dropout` is 0, as it is not called, or that is `keras_dropouts.MultiHeadAttention`, as that
+    is made with it; and, where a Dropout is replaced, recurrent and attention
     layers whose dropout is a number and no layer.
 
     Args:
@@ -228,6 +232,7 @@ def operated(model, match, make, row, hindrance=None):
                 within[part] = rows[part][0]
             elif part in matching and not (hindrance or _hindrance(layer, part)):
                 within[part] = row(part, _checked(made(held), held), names)[0]
+                _take_weights(within[part], part)
             elif hindrance and changing and _is_graph(part):
                 within[part] = row_for(part)[0]
             elif _is_graph(layer) and keys[0] != "layers" and not changing and not part.variables:
@@ -258,6 +263,9 @@ def operated(model, match, make, row, hindrance=None):
             if old not in matching:
                 paths = list(exchanged(old, new, new))
                 _note(new, [path for path in paths if not _is_in_config(new, path)])
+    if not hindrance:
+        for old in matching & rows.keys():
+            _take_weights(rows[old][0], old)
     carried = {copies[layer] for layer in matching if layer in copies}
     for layer in all_layers(changed):
         if isinstance(layer, LayerWrapper) and layer.layer in carried:
@@ -491,6 +499,8 @@ def _exchanged(value, old, new):
 
 def _hindrance(layer, part):
     """Returns why a layer that another holds must be left as it is, or `None`."""
+    if isinstance(layer, MultiHeadAttention) and part is layer.dropout_layer:
+        return "as MultiHeadAttention is made with it, and can be replaced itself"
     attention = isinstance(layer, (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention))
     if attention and isinstance(part, keras.layers.Dropout) and not layer.dropout:
         return f"as {type(layer).__name__} does not call it while its `dropout` is 0"
@@ -501,6 +511,15 @@ def _drops_by_number(layer):
     numbers = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
     own = isinstance(layer, keras.layers.Layer) and seed_generators(layer) and not isinstance(layer, SeededLayer)
     return bool(own) and any(isinstance(number, (int, float)) and number > 0 for number in numbers)
+
+
+def _take_weights(new, old):
+    """Gives a layer the weights of another whose place it takes, if it is of a subclass and they fit."""
+    kept, own = (layer.weights if isinstance(layer, keras.layers.Layer) else [] for layer in (old, new))
+    fit = [weight.shape for weight in kept] == [weight.shape for weight in own]
+    if type(new) is not type(old) and isinstance(new, type(old)) and fit:
+        for source, target in zip(kept, own, strict=True):
+            target.assign(ops.copy(source))
 
 
 def _checked(new, old):
@@ -517,10 +536,12 @@ def _checked(new, old):
             f"`make` must return a layer that takes the arguments {list(_parameters(old))}, for the layer that holds "
             f"{old!r} may give them. Received: {new!r}, which does not take {missing}"
         )
-    shape = (old.get_build_config() or {}).get("input_shape")
+    config = old.get_build_config() or {}
+    # Other shapes than one have names of their own, of the class.
+    if new is not old and not new.built and ("input_shape" in config or isinstance(new, type(old))):
+        new.build_from_config(config)
+    shape = config.get("input_shape")
     if shape is not None and new is not old:
-        if not new.built:
-            new.build_from_config(old.get_build_config())
         shapes = [layer.compute_output_shape(shape) for layer in (old, new)]
         if shapes[0] != shapes[1]:
             raise ValueError(

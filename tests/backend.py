@@ -74,10 +74,11 @@ def compiled_calls(layer, inputs, jit_compile=None):
     if BACKEND == "tensorflow":
         call = tf.function(lambda x: layer(x, training=True), jit_compile=jit_compile)
         return [to_numpy(call(x)) for x in inputs]
+    # Keras's attention makes layers as it is built, which PyTorch's compiler cannot.
+    layer.build(tree.map_structure(lambda x: x.shape, inputs[0]))
     if BACKEND == "torch":
         call = torch.compile(lambda x: layer(x, training=True), backend="inductor" if jit_compile else "aot_eager")
         return [to_numpy(call(x)) for x in inputs]
-    layer.build(tree.map_structure(lambda x: x.shape, inputs[0]))
     step = jax.jit(lambda trained, others, x: layer.stateless_call(trained, others, x, training=True))
     trained, others = ([v.value for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables))
     outputs = []

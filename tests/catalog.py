@@ -45,10 +45,12 @@ class Row:
         tied: The axes along which one draw serves.
         dependent: The axes along which draws differ, but are not independent.
         area: The mean, and the mean square, of the part of what it decides on that a draw drops.
+        true_rate: The rate at which it drops in fact, at a rate.
         by_value: Whether the input decides which part that is. In an input of ones it is the first element.
         mask: Whether the multiplier is 0 or one number. Else it is noise.
         scaled: Whether a mask scales what it keeps, so that the mean stays.
         by_share: Whether a mask scales by the share it kept, not by the one expected.
+        by_own_share: Whether it scales each sample by the share it kept of that.
         std: The standard deviation of noise at a rate.
         mean: The mean of noise at a rate.
         shakes: Whether the backward pass multiplies by other noise than the forward pass, on purpose.
@@ -70,6 +72,7 @@ class Row:
         by_batch: Whether it depends on how many there are.
         integers: Whether it takes integers too.
         weights: How many weights it has itself.
+        called: What is made in its place, a subclass that is called with one tensor.
     """
 
     layer: type
@@ -87,10 +90,12 @@ class Row:
     tied: tuple = ()
     dependent: tuple = ()
     area: tuple = (1.0, 1.0)
+    true_rate: Callable = lambda rate: rate
     by_value: bool = False
     mask: bool = True
     scaled: bool = True
     by_share: bool = False
+    by_own_share: bool = False
     std: Callable | None = None
     mean: Callable = lambda rate: 1.0
     shakes: bool = False
@@ -109,11 +114,16 @@ class Row:
     by_batch: bool = False
     integers: bool = False
     weights: int = 0
+    called: type | None = None
 
     def make(self, rate, seed=7, **kwargs):
         wrapped = {"layer": self.wrapped()} if self.wrapped else {}
         parameter = {self.parameter: rate} if self.parameter else {}
-        return self.layer(**parameter, seed=seed, **wrapped, **self.arguments, **kwargs)
+        return (self.called or self.layer)(**parameter, seed=seed, **wrapped, **self.arguments, **kwargs)
+
+    def drawing(self, layer):
+        """The layer that draws: one that it holds, or itself."""
+        return getattr(layer, "dropout_layer", layer)
 
     def groups(self, shape):
         """How many independent draws an input of `shape` takes."""
@@ -123,11 +133,13 @@ class Row:
         """What the mask that drew the multiplier `m` scales by where it keeps."""
         if not self.scaled:
             return 1.0
+        if self.by_own_share:
+            return 1 / np.mean(m != 0, tuple(range(1, m.ndim)), keepdims=True)
         return m.size / np.count_nonzero(m) if self.by_share else 1 / (1 - nearest(rate))
 
     def dropped(self, rate):
         """The share that a mask drops at a rate, and how that deviates from one independent draw to the next."""
-        mean, square = (rate * moment for moment in self.area)
+        mean, square = (self.true_rate(rate) * moment for moment in self.area)
         return mean, math.sqrt(square - mean**2)
 
     @property
@@ -158,6 +170,26 @@ def indices_of(x):
     """Indices for it, others from one timestep to the next where a sequence is of ones."""
     indices = keras.ops.cast(4 * keras.ops.abs(x), "int32") + keras.ops.arange(x.shape[1], dtype="int32")
     return keras.ops.mod(indices, 64)
+
+
+EIGHTH = keras.initializers.Constant(1 / 8)
+
+
+@keras.saving.register_keras_serializable(package="catalog")
+class SelfAttention(kd.MultiHeadAttention):
+    """Of a tensor with itself."""
+
+    def build(self, shape):
+        super().build(shape, shape)
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, inputs, training=training)
+
+    def compute_output_spec(self, inputs, training=None):
+        return super().compute_output_spec(inputs, inputs)
+
+    def compute_output_shape(self, shape, *others):
+        return super().compute_output_shape(shape, shape)
 
 
 @keras.saving.register_keras_serializable(package="catalog")
@@ -192,8 +224,7 @@ def lstm():
 
     Unrolled, for JAX compiles a loop anew in each eager call.
     """
-    eighth = keras.initializers.Constant(1 / 8)
-    initializers = {"kernel_initializer": eighth, "recurrent_initializer": eighth}
+    initializers = {"kernel_initializer": EIGHTH, "recurrent_initializer": EIGHTH}
     return keras.layers.LSTM(6, "relu", half_open, return_sequences=True, unroll=True, **initializers)
 
 
@@ -606,6 +637,40 @@ ROWS = [
         identity=False,
         by_sample=False,
         weights=1,
+    ),
+    Row(
+        kd.DropHead,
+        shape=(11, 3, 5, 2),
+        golden="2b8ee55bf2b36f9e",
+        drops="heads of an attention",
+        tied=(1, 3),
+        dependent=(2,),
+        true_rate=lambda rate: (rate - rate**5) / (1 - rate**5),
+        by_own_share=True,
+    ),
+    Row(
+        kd.DropKey,
+        shape=(3, 2, 5, 7),
+        golden="883265f4f5fe0e4f",
+        drops="keys of an attention, before the softmax",
+        plain=keras.layers.Softmax,
+        accepts_max=False,
+        product=False,
+        identity=False,
+    ),
+    Row(
+        kd.MultiHeadAttention,
+        # Of four keys, whose equal weights are exact.
+        shape=(3, 4, 7),
+        golden="99dd47daf9fdfc4e",
+        drops="attention weights, or keys by DropKey, or heads by DropHead",
+        arguments={"num_heads": 2, "key_dim": 4, "dropout": 0.5, "kernel_initializer": EIGHTH},
+        parameter=None,
+        rated=False,
+        product=False,
+        identity=False,
+        weights=8,
+        called=SelfAttention,
     ),
     Row(
         kd.Standout,

@@ -83,6 +83,14 @@ def panel(row):
     elif row.wrapped:
         x, layout = feed(layer.layer)
         before = to_numpy(layer.layer(x))
+    elif row.called:
+        x, layout = feed(layer)
+        before = to_numpy(layer(x))
+    elif row.plain is keras.layers.Softmax:
+        # Its queries are the lines of a picture, its keys the columns.
+        read, layout = INPUTS[4]
+        x, layout = 3 * layout(read()), lambda x: x
+        before = to_numpy(layer(x))
     elif not row.parameter and not rank:
         # Of more features than an image has channels.
         before = x = weights().T
@@ -104,8 +112,14 @@ def panel(row):
 
 
 def feed(layer):
-    """Sets the weights of a layer that is there to be wrapped. Returns its input, and how its output is laid out."""
-    if isinstance(layer, keras.layers.Embedding):
+    """Sets the weights of a layer that has some. Returns its input, and how its output is laid out."""
+    if isinstance(layer, keras.layers.MultiHeadAttention):
+        # Each head reads, and writes, half of the channels.
+        read, layout = INPUTS[3]
+        x = read()
+        kernel, no_bias = np.eye(8).reshape(8, 2, 4), np.zeros((2, 4))
+        values = 4 * kernel, no_bias, kernel, no_bias, kernel, no_bias, kernel.transpose(1, 2, 0), np.zeros(8)
+    elif isinstance(layer, keras.layers.Embedding):
         # All words, each of which is a pixel of six images.
         x, values = np.arange(64)[None], [weights()]
         layout = lambda x: INPUTS[2][1](x[0])  # noqa: E731

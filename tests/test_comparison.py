@@ -118,6 +118,7 @@ NO_PLACE = {
     keras_dropouts.MaxPoolingDropout1D: "expected ndim=3",
     keras_dropouts.MaxPoolingDropout2D: "must not change the shape",
     keras_dropouts.MaxPoolingDropout3D: "expected ndim=5",
+    keras_dropouts.MultiHeadAttention: "needs values for key_dim",
     keras_dropouts.StochasticDepth: "expects 2 input",
     keras_dropouts.FractalJoin: "must be a list or tuple of two or more tensors",
     keras_dropouts.ShakeShake: "must be a list or tuple of two tensors",

@@ -187,6 +187,66 @@ def test_kernel_attribute(layer, shape):
     np.testing.assert_allclose(to_numpy(internals.twin(layer, **kernel, lora_enabled=False)(x)), 2 * y, rtol=1e-5)
 
 
+def attention():
+    layer = layers.MultiHeadAttention(2, 3, bias_initializer="ones")
+    layer.build((2, 4, 3), (2, 4, 3))
+    return layer
+
+
+SEQUENCES = np.random.default_rng(1).standard_normal((2, 4, 3)).astype("float32")
+
+
+@needed_by("MultiHeadAttention, which exchanges the softmax, the dropout or what the heads return")
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with(causal):
+    layer = attention()
+    y = to_numpy(layer(SEQUENCES, SEQUENCES, use_causal_mask=causal))
+    bias = to_numpy(layer.output_dense.bias)
+
+    def called(**parts):
+        other = internals.attention_with(layer, **parts)
+        assert type(other) is layers.MultiHeadAttention
+        return to_numpy(other.call(SEQUENCES, SEQUENCES, use_causal_mask=causal, training=True))
+
+    def softmax(scores, mask=None):
+        seen.append((tuple(scores.shape), mask is not None))
+        return layers.Softmax()(scores, mask=mask)
+
+    seen = []
+    for same in ({}, {"softmax": softmax}, {"weights": lambda x: x}, {"heads": lambda x: x}):
+        np.testing.assert_allclose(called(**same), y, rtol=1e-5, atol=1e-6)
+    assert seen == [((2, 2, 4, 4), causal)]
+    for part in ("weights", "heads"):
+        np.testing.assert_allclose(called(**{part: lambda x: 2 * x}) - bias, 2 * (y - bias), rtol=1e-4, atol=1e-5)
+    # Of the heads as they are in the weights of the output.
+    only = to_numpy(keras.ops.einsum("nhd->d", layer.output_dense.kernel[:1]))
+    first = called(heads=lambda x: keras.ops.ones_like(x) * keras.ops.convert_to_tensor([[1.0], [0.0]]))
+    np.testing.assert_allclose(first - bias, np.broadcast_to(only, y.shape), rtol=1e-4, atol=1e-5)
+
+
+@needed_by("MultiHeadAttention at inference, where a query may have no keys")
+def test_attention_with_masks_sees_them_all():
+    layer, mask = attention(), np.ones((2, 4, 4), bool)
+    mask[:, 1] = False
+    y = to_numpy(
+        internals.attention_with(layer).call(SEQUENCES, SEQUENCES, attention_mask=keras.ops.convert_to_tensor(mask))
+    )
+    np.testing.assert_allclose(y[:, 1], np.broadcast_to(to_numpy(layer.output_dense.bias), (2, 3)), rtol=1e-5)
+    assert np.abs(y[:, 1] - y[:, 0]).max() > 1e-3
+
+
+@needed_by("MultiHeadAttention, which Keras would give a dropout beside its own")
+def test_hold_dropout():
+    dropout = keras_dropouts.Dropout(0.0)
+    layer = layers.MultiHeadAttention(2, 3, dropout=0.5)
+    layer.dropout_layer = dropout
+    layer.build((2, 4, 3), (2, 4, 3))
+    internals.hold_dropout(layer, dropout)
+    assert [part for part in internals.held_layers(layer) if isinstance(part, layers.Dropout)] == [dropout]
+    y = [to_numpy(layer(SEQUENCES, SEQUENCES, training=training)) for training in (True, False)]
+    np.testing.assert_allclose(*y, rtol=1e-5, atol=1e-6)
+
+
 @needed_by("a file of what replace made")
 @pytest.mark.parametrize("make", [Holder, lambda: layers.Dense(3), lambda: keras_dropouts.Dropout(0.5)])
 def test_header_of(make):
@@ -359,6 +419,7 @@ def of_keras():
     others = [keras.Variable(1.0), keras.random.SeedGenerator(0), keras.callbacks.Callback()]
     schedule = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 1.0)
     wrapper = layers.Wrapper(layers.Layer())
+    others += [attention()]
     found = [model, sequential, *model.layers, *sequential.layers, model.inputs[0], *parts, *others, schedule, wrapper]
     return {name for each in found for name in dir(each) if PRIVATE(name)}
 

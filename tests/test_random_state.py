@@ -196,7 +196,7 @@ def test_a_rate_set_late_is_in_weights_files(tmp_path):
 
 
 def test_states_have_paths_of_their_own():
-    paths = [row.make(0.5)._random_state.state.path for row in ROWS]
+    paths = [row.drawing(row.make(0.5))._random_state.state.path for row in ROWS]
     assert len(set(paths)) == len(paths)
 
 

@@ -25,8 +25,8 @@ def inputs(row):
     return row.inputs(x)
 
 
-# What a wrapped layer computes with is kept.
-@rows(wrapped=False)
+# What a layer computes with is kept.
+@rows(wrapped=False, called=False)
 def test_nothing_is_kept_for_the_backward_pass(row):
     # The key and the rate; a mask of one byte for each of the 128 samples would not fit.
     kept = kept_bytes(row.make(0.5), (128, *row.shape[1:]), row.inputs)

@@ -43,7 +43,7 @@ def test_vmap_draws_as_it_is_told(row):
     np.testing.assert_array_equal(same[0], multiplier(row, twin))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in product_or_sum], ids=str)
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in product_or_sum and not row.called], ids=str)
 def test_vmap_of_what_is_no_product_is_refused(row):
     layer, x = row.make(0.5), torch.ones(3, *row.shape)
     for randomness in ("different", "error"):

@@ -91,10 +91,10 @@ def main(argv=None):
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
             # The model has no shortcuts and no conditions, and where those drop, nothing is left of the sample; nor has
-            # it SELU units. To prune takes a weight of the divergence, which is no rate.
+            # it SELU units or an attention. To prune takes a weight of the divergence, which is no rate.
             names = (
                 *("DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "ConditionDropout"),
-                *("AlphaDropout", "SparseVariationalDropout"),
+                *("AlphaDropout", "DropHead", "DropKey", "SparseVariationalDropout"),
             )
             others = tuple(LAYERS[name] for name in names)
             chosen = [

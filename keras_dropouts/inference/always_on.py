@@ -13,6 +13,7 @@ from keras import ops
 from keras_dropouts.keras_internals import AUGMENTATION, all_layers, seed_generators, training_kept, untracked
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.layer_wrapper import LayerWrapper
+from keras_dropouts.layers.multi_head_attention import MultiHeadAttention
 from keras_dropouts.random.backend import WORD, global_generator
 from keras_dropouts.random.checkpointing import outside
 from keras_dropouts.random.compilation import uncompiled
@@ -126,9 +127,11 @@ class AlwaysOn(keras.layers.Wrapper, SeededLayer):
                 f"`model` must be made of Keras layers. It is not known whether there is dropout in what another "
                 f"framework runs. Received: a model with {foreign!r}"
             )
-        # A recurrent layer draws the masks for its cells, and a wrapper of ours for what it wraps.
+        # A recurrent layer draws the masks for its cells, a wrapper of ours for what it wraps, and an attention of ours
+        # calls what drops in training alone.
         served = {cell for part in parts if isinstance(part, keras.layers.RNN) for cell in _cells(part)}
         served |= {part.layer for part in parts if isinstance(part, LayerWrapper)}
+        served |= {part.dropout_layer for part in parts if isinstance(part, MultiHeadAttention)}
         # Not lists, whose layers Keras would save a second time.
         self._dropouts = frozenset(part for part in parts if part not in served and _drops(part))
         drawing = (part for part in parts if part not in served and seed_generators(part))
@@ -256,6 +259,8 @@ def _drops(layer):
     if isinstance(layer, keras.layers.RNN) or hasattr(layer, "recurrent_dropout"):
         cells = [cell for cell in (layer, *_cells(layer)) if hasattr(cell, "recurrent_dropout")]
         return any(cell.dropout or cell.recurrent_dropout for cell in cells)
+    if isinstance(layer, MultiHeadAttention):
+        return layer.dropout_layer is not None
     return _takes(layer, "training") and bool(seed_generators(layer)) and not isinstance(layer, NO_DROPOUT)
 
 

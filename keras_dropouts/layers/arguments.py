@@ -17,8 +17,8 @@ Sizes: TypeAlias = int | Sequence[int]
 DataFormat: TypeAlias = Literal["channels_first", "channels_last"] | None
 
 
-def checked_rate(name, rate, largest):
-    """Returns `rate` as a Python float, or a schedule of floats."""
+def checked_rate(name, rate, largest, others=""):
+    """Returns `rate` as a Python float, or a schedule of floats. `others` says what else would be allowed."""
     if isinstance(rate, LearningRateSchedule):
         rate = _in_floats(rate)
         with at_once():
@@ -36,7 +36,7 @@ def checked_rate(name, rate, largest):
     if not real or not 0 <= value <= largest or value == math.inf:
         raise ValueError(
             f"`{name}` must be {allowed}, or a keras.optimizers.schedules.LearningRateSchedule of such "
-            f"numbers. Received: {name}={rate!r}"
+            f"numbers{others}. Received: {name}={rate!r}"
         )
     return rate if value is not rate else float(rate)
 
@@ -150,6 +150,15 @@ def checked_length(name, length):
     if not isinstance(length, numbers.Integral) or isinstance(length, bool) or length < 0:
         raise ValueError(f"`{name}` must be an integer that is not negative. Received: {name}={length!r}")
     return int(length)
+
+
+def checked_axes(name, axes):
+    """Returns `axes` as a Python integer or a tuple of them."""
+    several = isinstance(axes, (list, tuple))
+    entries = tuple(axes) if several else (axes,)
+    if not entries or not all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in entries):
+        raise ValueError(f"`{name}` must be an integer, or a sequence of them. Received: {name}={axes!r}")
+    return tuple(int(n) for n in entries) if several else int(axes)
 
 
 def checked_sizes(name, sizes, dimensions):
