@@ -14,9 +14,6 @@ from keras_dropouts.random.backend import WORD
 from keras_dropouts.random.state import RandomState, rate_of
 from keras_dropouts.random.threefry import threefry2x32
 
-if BACKEND == "tensorflow":
-    import tensorflow as tf
-
 # Random123's known answers for threefry2x32: counter, key, 13 rounds, 20 rounds.
 KNOWN = [
     ("00000000 00000000", "00000000 00000000", "9d1c5ec6 8bd50731", "6b200159 99ba4efe"),
@@ -419,13 +416,3 @@ def test_an_infinite_scale_of_what_is_dropped_is_0(size, scale):
 
     y, _ = value_and_gradient(call, x, upstream)
     assert not y.any() and not ops.convert_to_numpy(call(ops.convert_to_tensor(x))).any()
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others have no such variables")
-def test_a_variable_may_be_multiplied_and_then_be_gone():
-    keep = ops.convert_to_tensor([[True, False]])
-    for i in range(9):
-        held = tf.Variable(np.full((2 * i + 1, 2), i, "float32"))
-        y = tf.function(lambda held=held: random.multiply_where(keep, 2.0, held))()
-        del held
-        np.testing.assert_array_equal(to_numpy(y), np.tile([2.0 * i, 0.0], (2 * i + 1, 1)))
