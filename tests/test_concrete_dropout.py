@@ -6,6 +6,7 @@ import oracle
 import pytest
 from backend import BACKEND, to_numpy, train
 from memory import kept_bytes
+from scipy.special import expit
 
 from keras_dropouts import ConcreteDropout, RateLogger, always_on, monte_carlo
 
@@ -23,19 +24,15 @@ def inputs(*shape):
     return np.random.default_rng(1).standard_normal(shape).astype("float32")
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def dropped(x, logit, seed, call, temperature, noise_shape=None):
     """What the wrapped layer reads, in 64 bits."""
     u = (oracle.draws(seed, call, noise_shape or x.shape) + 32768.5) / 65536
-    z = sigmoid((logit + np.log(u) - np.log(1 - u)) / temperature)
-    return x * (1 - z) / (1 - sigmoid(logit))
+    # 1 - z, and 1 - rate.
+    return x * expit(-(logit + np.log(u) - np.log(1 - u)) / temperature) / expit(-logit)
 
 
 def terms(kernel, logit, weight_decay, entropy_weight, features):
-    rate = sigmoid(logit)
+    rate = expit(logit)
     entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
     return weight_decay * (kernel**2).sum() / (1 - rate) - entropy_weight * features * entropy
 
@@ -180,14 +177,18 @@ def test_the_rate_is_logged_and_saved_and_never_set(tmp_path):
 
 
 def test_no_draw_and_no_rate_is_without_bounds():
-    layer, x = ConcreteDropout(keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")), np.ones((2**19, 1))
+    layer, x = (
+        ConcreteDropout(keras.layers.Dense(1, use_bias=False, kernel_initializer="ones"), seed=1),
+        np.ones((2**19, 1)),
+    )
     layer.build(x.shape)
-    for logit in (-80.0, 0.0, 20.0):
+    # All 65536 draws are there. At the logit of the least one, that is dropped by half.
+    assert oracle.draws(1, 1, x.shape).min() == -32768
+    for call, logit in enumerate((-80.0, np.log(2**17 - 1), 20.0)):
         layer.logit.assign(logit)
         y = train(layer, x)
+        np.testing.assert_allclose(y, dropped(x, logit, 1, call, 0.1), rtol=1e-3, atol=1e-30)
         assert np.isfinite(y).all() and np.isfinite(to_numpy(layer.losses[0]))
-        # All 65536 draws are there.
-        assert logit or (oracle.draws(layer._random_state.read()[0], 1, x.shape).min() == -32768)
     assert (train(ConcreteDropout(dense(), initial_rate=1e-6, seed=1), inputs(2, 7)) != 0).all()
 
 
