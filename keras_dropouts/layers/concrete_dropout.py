@@ -73,9 +73,9 @@ class ConcreteDropout(KernelWrapper, SeededLayer):
 
     >>> import keras, numpy as np
     >>> from keras_dropouts import ConcreteDropout
-    >>> weights = ConcreteDropout.regularization(examples=1000, length_scale=1e-2, loss="cross_entropy")
+    >>> weights = ConcreteDropout.regularization(examples=1000, length_scale=0.5, loss="cross_entropy")
     >>> weights
-    {'weight_decay': 1e-07, 'entropy_weight': 0.001}
+    {'weight_decay': 0.00025, 'entropy_weight': 0.001}
     >>> layer = ConcreteDropout(keras.layers.Dense(10), **weights)
     >>> y = layer(np.ones((2, 8), "float32"), training=True)
     >>> round(layer.rate, 3), len(layer.trainable_weights)
