@@ -80,6 +80,14 @@ def test_what_is_dropped_has_no_gradient_whatever_it_was():
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_row_without_keys_has_a_gradient_of_zero(dtype):
+    layer, mask = DropKey(0.5, seed=7, dtype=dtype), keras.ops.convert_to_tensor(PADDED)
+    weights, gradient = value_and_gradient(lambda x: layer(x, mask=mask, training=True), SCORES, np.ones(SHAPE))
+    assert np.isfinite(weights).all() and np.isfinite(gradient).all()
+    assert (weights[-1] == 0).all() and (gradient[-1] == 0).all()
+
+
 def test_keys_along_several_axes():
     """As along one of all of them."""
     flat = train(DropKey(0.5, seed=4), SCORES.reshape(3, 2, 20))

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import oracle
 import pytest
-from backend import KERAS_VERSION, to_numpy
+from backend import KERAS_VERSION, to_numpy, value_and_gradient
+from catalog import EIGHTH
 from keras import layers, ops
 from keras.optimizers.schedules import PiecewiseConstantDecay
 from test_drop_key import left_of, softmax
@@ -336,6 +337,38 @@ def test_always_on(dropout):
     assert (one != other).any() and (to_numpy(model(X)) != one).any()
     prediction = kd.monte_carlo(model, X, samples=3, seed=1)
     assert prediction.std.max() > 0
+
+
+def test_always_on_knows_the_axes_of_the_keys():
+    inputs = keras.Input((3, 4, 6))
+    attention = kd.MultiHeadAttention(2, 3, dropout=kd.DropKey(0.4), attention_axes=(1, 2))
+    _, weights = attention(inputs, inputs, return_attention_scores=True)
+    weights = to_numpy(kd.always_on(keras.Model(inputs, weights))(RNG.standard_normal((2, 3, 4, 6))))
+    assert (weights == 0).any()
+    np.testing.assert_allclose(weights.sum((-1, -2)), 1, rtol=1e-5)
+
+
+class Checkpointed(layers.Layer):
+    """Does not tell its attention whether it trains."""
+
+    def __init__(self, attention, wrap):
+        super().__init__()
+        self.attention, self.wrap = attention, wrap
+
+    def call(self, x, training=False):
+        return self.wrap(lambda x: self.attention(x, x))(x)
+
+
+@pytest.mark.parametrize("make", [kd.DropKey, kd.Dropout, kd.DropHead])
+def test_a_repetition_that_is_not_told_of_training_repeats_it(make):
+    outcomes = []
+    for wrap in (keras.remat, lambda function: function):
+        attention = kd.MultiHeadAttention(2, 3, dropout=make(0.5, seed=1), kernel_initializer=EIGHTH)
+        attention.build(X.shape, X.shape)
+        block = Checkpointed(attention, wrap)
+        outcomes.append(value_and_gradient(lambda x, block=block: block(x, training=True), X, X))
+    for one, other in zip(*outcomes, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def with_keys(layer):
