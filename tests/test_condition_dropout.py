@@ -17,6 +17,7 @@ def test_labels_become_the_null_class():
     # Large ones are not rounded.
     large = np.full((50, 2), 2**24 + 1, "int32")
     assert set(np.ravel(ops.convert_to_numpy(layer(large, training=True))).tolist()) == {10, 2**24 + 1}
+    assert ops.convert_to_numpy(ConditionDropout(1.0, null=2**24 + 1)(labels[:1], training=True)) == 2**24 + 1
 
 
 def test_an_embedding_goes_as_a_whole():
@@ -32,3 +33,6 @@ def test_a_bad_null_is_refused():
             ConditionDropout(0.1, null)
     with pytest.raises(ValueError, match=r"`null` must be an integer where the inputs are\. Received: null=0.5"):
         ConditionDropout(0.1, 0.5)(np.arange(4), training=True)
+    for null in (-1, 256):
+        with pytest.raises(ValueError, match=rf"`null` must be in \[0, 255\] for .* uint8\. Received: null={null}"):
+            ConditionDropout(0.1, null)(ops.convert_to_tensor(np.arange(4, dtype="uint8")), training=True)

@@ -77,6 +77,13 @@ def test_sequences_of_unknown_length():
         np.testing.assert_array_equal(to_numpy(call(x)), train(other, x))
 
 
+@pytest.mark.parametrize("per_sequence", [False, True])
+def test_batches_and_sequences_of_nothing(per_sequence):
+    layer = EmbeddingDropout(embedding()[0], 0.5, per_sequence)
+    for shape in ((0, 4), (2, 0)):
+        assert train(layer, np.zeros(shape, "int32")).shape == (*shape, FEATURES)
+
+
 def test_bad_arguments_are_refused():
     class Reversed(layers.Embedding):
         def call(self, inputs):

@@ -100,6 +100,27 @@ def test_the_mask_of_the_chosen_samples():
         np.testing.assert_array_equal(own, mask[sample])
 
 
+def test_a_mask_is_seen_within_a_branch_that_takes_none():
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.supports_masking, self.within = True, Seen()
+
+        def build(self, input_shape):
+            self.within.build(input_shape)
+
+        def call(self, inputs):
+            return self.within(inputs)
+
+    x, block = np.arange(24, dtype="float32").reshape(6, 4, 1) % 8, Block()
+    layer = SkipPath(block, 0.5, seed=3)
+    for training, samples in ((True, 3), (False, 6)):
+        layer(keras.layers.Masking()(x), training=training)
+        rows, mask = map(ops.convert_to_numpy, block.within.seen)
+        assert mask.shape == (samples, 4)
+        np.testing.assert_array_equal(mask, rows[:, :, 0] != 0)
+
+
 def test_batch_normalization_within_sees_the_chosen_samples():
     x, norm = x_of((8, 3)), keras.layers.BatchNormalization(momentum=0.0)
     block = keras.Sequential([norm, keras.layers.Dense(3)])

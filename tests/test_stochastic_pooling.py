@@ -79,6 +79,13 @@ def test_windows_of_zeros_and_tiny_numbers(policy):
         assert np.isfinite(gradient).all() and (gradient[0, :4] == 0).all()
 
 
+def test_nan_in_a_window_is_not_hidden():
+    layer = StochasticPooling1D(2, data_format="channels_last", seed=1)
+    x = np.array([np.nan, 1, 1, np.nan, 2, 2], "float32").reshape(1, 6, 1)
+    for training in (True, False):
+        np.testing.assert_array_equal(to_numpy(layer(x, training=training)).ravel(), [np.nan, np.nan, 2])
+
+
 def test_the_gradient_goes_to_the_chosen():
     x, upstream = inputs((3, 6, 8, 5)), np.random.default_rng(1).standard_normal((3, 3, 4, 5)).astype("float32")
     # No two that are equal in a window.

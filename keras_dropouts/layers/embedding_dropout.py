@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import keras
@@ -88,7 +89,8 @@ class EmbeddingDropout(LayerWrapper, RandomLayer):
         shape = ops.shape(indices)
         rows = random.keep_mask(key, (shape[0] if self.per_sequence else 1, self.layer.input_dim), rate)
         if self.per_sequence:
-            keep = ops.reshape(gathered(rows, ops.reshape(indices, (shape[0], -1))), shape)
+            # No batch of no samples says what -1 stands for.
+            keep = ops.reshape(gathered(rows, ops.reshape(indices, (shape[0], math.prod(shape[1:])))), shape)
         else:
             keep = ops.take(rows[0], indices, axis=0)
         return random.multiply_where(keep[..., None], random.keep_scale(rate), outputs)

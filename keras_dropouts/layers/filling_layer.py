@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dropouts.layers.arguments import checked_number
@@ -27,10 +28,18 @@ class FillingLayer(RandomLayer):
         self._name_of_fill, self._fill = name_of_fill, checked_number(name_of_fill, fill)
 
     def training_call(self, inputs, key, rate):
-        if keras.backend.is_int_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if keras.backend.is_int_dtype(dtype):
             if self._fill != int(self._fill):
                 raise ValueError(
                     f"`{self._name_of_fill}` must be an integer where the inputs are. "
+                    f"Received: {self._name_of_fill}={self._fill!r}"
+                )
+            least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+            if not least <= self._fill <= most:
+                # Some backends would take another number for it.
+                raise ValueError(
+                    f"`{self._name_of_fill}` must be in [{least}, {most}] for inputs of dtype {dtype}. "
                     f"Received: {self._name_of_fill}={self._fill!r}"
                 )
             return self.filled(inputs, key, rate)
@@ -40,7 +49,10 @@ class FillingLayer(RandomLayer):
     def filled(self, inputs, key, *args):
         """Returns the outputs; the arguments are those of `keep_mask`."""
         keep, _ = self.keep_mask(inputs, key, *args)
-        return ops.where(keep, inputs, ops.cast(self._fill, inputs.dtype))
+        whole = keras.backend.is_int_dtype(keras.backend.standardize_dtype(inputs.dtype))
+        # On its way through a float, a large integer would be rounded.
+        fill = int(self._fill) if whole else self._fill
+        return ops.where(keep, inputs, ops.convert_to_tensor(fill, inputs.dtype))
 
     def get_config(self):
         return {**super().get_config(), self._name_of_fill: self._fill}

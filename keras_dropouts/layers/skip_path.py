@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
+from keras_dropouts.keras_internals import set_keras_mask
 from keras_dropouts.layers.arguments import checked_share
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.path_wrapper import PathWrapper
@@ -83,8 +84,11 @@ class SkipPath(PathWrapper, SeededLayer):
         chosen = _larger(samples * keep.numerator // keep.denominator, fewest)
         order, place = _shuffled(key_of(self._next_state()), samples)
         taken = order[:chosen]
-        rows = None if mask is None else ops.take(mask, taken, axis=0)
-        branch = self._wrapped(ops.take(inputs, taken, axis=0), training, rows)
+        rows, own_mask = ops.take(inputs, taken, axis=0), None if mask is None else ops.take(mask, taken, axis=0)
+        if mask is not None:
+            # Beside the tensor too, where layers within a branch that takes no mask look for it.
+            set_keras_mask(rows, own_mask)
+        branch = self._wrapped(rows, training, own_mask)
         put_back = ops.take(branch, ops.minimum(place, _larger(chosen, 1) - 1), axis=0)
         is_taken = ops.reshape(place < chosen, (samples, *[1] * (len(inputs.shape) - 1)))
         scale = ops.cast(samples, "float32") / ops.cast(_larger(chosen, 1), "float32")

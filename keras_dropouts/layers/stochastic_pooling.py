@@ -75,9 +75,9 @@ class StochasticPooling(PoolingLayer, SeededLayer):
         for x in elements:
             bounds.append(ops.stop_gradient(x) + (bounds[-1] if bounds else 0))
         drawn = random.uniform(key, ops.shape(elements[0])) * bounds[-1]
-        # From the last on, so that what remains is the first whose bound is not below.
-        chosen = elements[-1]
-        for x, bound in zip(elements[-2::-1], bounds[-2::-1], strict=True):
+        # From the last on, so that what remains is the first whose bound is not below; NaN, where one element is that.
+        chosen = drawn
+        for x, bound in zip(elements[::-1], bounds[::-1], strict=True):
             chosen = ops.where(drawn <= bound, x, chosen)
         return ops.cast(chosen, inputs.dtype)
 
