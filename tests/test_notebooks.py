@@ -31,5 +31,5 @@ def test_it_holds_no_outputs(path):
     assert all(cell.outputs == [] and cell.execution_count is None and not cell.metadata for cell in code)
 
 
-def test_there_are_four():
-    assert len(NOTEBOOKS) == 4
+def test_there_are_five():
+    assert len(NOTEBOOKS) == 5
