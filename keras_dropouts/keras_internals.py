@@ -106,8 +106,8 @@ def kernel_attribute(layer):
 def attention_with(layer, softmax=None, weights=None, heads=None):
     """Returns a `keras.layers.MultiHeadAttention` that shares all with another but a part of the way through it.
 
-    Publicly its projections can be read, and nothing exchanged. Of Keras's own class, for of a subclass that computes
-    in another way Keras would not ask its fused kernel for causal attention. A query that has no keys attends to
+    Publicly its projections can be read, and nothing exchanged. It is no subclass that computes in another way: of such
+    a one Keras would not ask its fused kernel for causal attention. A query that has no keys attends to
     nothing: so Keras has it where it computes scores, but its fused kernels attend to all of what is masked then.
 
     Args:
@@ -122,7 +122,7 @@ def attention_with(layer, softmax=None, weights=None, heads=None):
         attributes = {"_dropout": 1.0, "_dropout_layer": lambda x, training: weights(x) if weights else x}
     if softmax:
         attributes["_softmax"] = softmax
-    plain = twin(layer, keras.layers.MultiHeadAttention, **attributes)
+    plain = twin(layer, **attributes)
 
     def compute(query, key, value, attention_mask=None, *args, **kwargs):
         outputs, scores = plain._compute_attention(query, key, value, attention_mask, *args, **kwargs)

@@ -99,6 +99,7 @@ class SparseVariationalDropout(VariationalWrapper):
             name="log_sigma2",
             shape=self.layer.kernel.shape,
             initializer=keras.initializers.Constant(self.initial_log_sigma2),
+            autocast=False,
         )
 
     @property

@@ -117,6 +117,7 @@ class VariationalDropout(VariationalWrapper):
             shape=shape,
             initializer=keras.initializers.Constant(math.log(self._start / (1 - self._start))),
             constraint=_at_most_0,
+            autocast=False,
         )
 
     @property

@@ -2,6 +2,7 @@ import math
 
 from keras import ops
 
+from keras_dropouts.keras_internals import as_stored
 from keras_dropouts.layers.base import RandomLayer
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 
@@ -26,6 +27,11 @@ class VariationalWrapper(KernelWrapper, RandomLayer):
     def kl_divergence(self):
         """Returns the sum, over all weights of the kernel, of the divergence of posterior from prior: a scalar."""
         raise NotImplementedError
+
+    def _weights(self):
+        # Rounded to the compute type, they would be pruned by other numbers in a call than out of it.
+        with as_stored():
+            return super()._weights()
 
     def _mean_weights(self):
         """Returns kernel and bias for inference."""
