@@ -62,6 +62,7 @@ class Row:
         constant: What a mask puts in the place of what it drops, at a rate, if that is not 0. What it keeps is no
             product then, but scaled and shifted.
         adds: Whether it is a sum, of which what is drawn multiplies one part, and there is another.
+        adds_losses: Whether a call in training adds to the losses, which on TensorFlow and JAX no checkpoint may hide.
         by_index: Whether it is called with indices, which have no gradient.
         shortens: Whether training leaves a part of axis 1 out.
         identity: Whether inference gives the input. StochasticDepth scales it.
@@ -105,6 +106,7 @@ class Row:
     product: bool = True
     constant: Callable | None = None
     adds: bool = False
+    adds_losses: bool = False
     by_index: bool = False
     shortens: bool = False
     identity: bool = True
@@ -719,6 +721,7 @@ ROWS = [
         rated=False,
         product=False,
         adds=True,
+        adds_losses=True,
         identity=False,
         weights=1,
     ),
@@ -735,6 +738,7 @@ ROWS = [
         rated=False,
         product=False,
         adds=True,
+        adds_losses=True,
         identity=False,
         weights=1,
     ),

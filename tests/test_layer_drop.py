@@ -44,3 +44,26 @@ def test_a_layer_that_changes_the_shape_is_refused():
     for dense in (keras.layers.Dense(4), keras.layers.LSTM(5)):
         with pytest.raises(ValueError, match=r"(?s)`layer` of LayerDrop must return one tensor.*Received: layer=<"):
             train(LayerDrop(dense), x_of())
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Block(keras.layers.Layer):
+    """A user's layer that says its shape, and has no `build`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(5)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def test_a_layer_without_a_build_is_built(tmp_path):
+    model = keras.Sequential([keras.Input((3, 5)), LayerDrop(Block(), 0.5)])
+    assert len(model.weights) == 2 and model.layers[0].layer.built
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(again(x_of())), to_numpy(model(x_of())))

@@ -106,9 +106,6 @@ def test_a_mask_is_seen_within_a_branch_that_takes_none():
             super().__init__()
             self.supports_masking, self.within = True, Seen()
 
-        def build(self, input_shape):
-            self.within.build(input_shape)
-
         def call(self, inputs):
             return self.within(inputs)
 

@@ -158,3 +158,15 @@ def test_squares_do_not_overflow_in_narrow_types():
     layer = SparseVariationalDropout(dense("relu"), 0.1, initial_log_sigma2=0.0, dtype="mixed_float16")
     x = np.full((2, 7), 1000, "float32")
     assert np.isfinite(train(layer, x)).all() and np.isfinite(to_numpy(layer(x))).all()
+
+
+def test_mixed_precision_prunes_by_the_numbers_as_they_are_stored():
+    """Else a call would prune other weights than `compress`."""
+    wrapped = keras.layers.Dense(50, use_bias=False, kernel_initializer=normal, dtype="mixed_bfloat16")
+    layer = of(wrapped, (None, 40), -10.0)
+    around = 3 + np.random.default_rng(0).normal(0, 0.1, (40, 50))
+    layer.log_sigma2.assign(np.log(wrapped.get_weights()[0].astype("float64") ** 2 + 1e-8) + around)
+    pruned = to_numpy(layer.pruned_weights()[0]) == 0
+    np.testing.assert_array_equal(to_numpy(layer(np.eye(40, dtype="float32"))) == 0, pruned)
+    train(layer, np.ones((1, 40), "float32"))
+    np.testing.assert_allclose(to_numpy(layer.losses[0]), 0.1 * to_numpy(layer.kl_divergence()), rtol=1e-6)

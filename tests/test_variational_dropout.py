@@ -192,3 +192,9 @@ def test_bad_arguments_are_refused():
         VariationalDropout(dense(), 0.1, alphas="weight", noise="inputs")
     with pytest.raises(ValueError, match=r"(?s)`alphas` must be 'layer' or 'weight' for an EinsumDense"):
         VariationalDropout(keras.layers.EinsumDense("ab,bc->ac", 3), 0.1, alphas="unit")
+
+
+def test_mixed_precision_computes_the_divergence_of_the_numbers_as_they_are_stored():
+    layer = VariationalDropout(keras.layers.Dense(30, dtype="mixed_bfloat16"), 1.0, rate=0.2, alphas="weight")
+    train(layer, np.ones((1, 20), "float32"))
+    np.testing.assert_allclose(to_numpy(layer.losses[0]), to_numpy(layer.kl_divergence()), rtol=1e-6)

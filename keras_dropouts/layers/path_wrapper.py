@@ -36,8 +36,14 @@ class PathWrapper(keras.layers.Wrapper):
         return previous_mask
 
     def build(self, input_shape):
-        super().build(input_shape)
-        outputs = self.layer.compute_output_spec(keras.KerasTensor(input_shape, self.compute_dtype))
+        x = keras.KerasTensor(input_shape, self.compute_dtype)
+        if type(self.layer).build is keras.layers.Layer.build:
+            # What it holds is built as it is called, which its `compute_output_shape` may not do.
+            outputs = keras.Operation.compute_output_spec(self.layer, x)
+            self.layer.built = True
+        else:
+            super().build(input_shape)
+            outputs = self.layer.compute_output_spec(x)
         if tuple(getattr(outputs, "shape", ())) != tuple(input_shape):
             raise ValueError(
                 f"`layer` of {self.__class__.__name__} must return one tensor, of the shape of its input. "

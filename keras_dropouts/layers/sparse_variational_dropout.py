@@ -46,7 +46,7 @@ class SparseVariationalDropout(VariationalWrapper):
     Call arguments:
         inputs: As for the wrapped layer.
         training: Whether to draw, and to add to the losses. A layer that is called twice in a step adds twice. In
-            `keras.remat` what any layer adds fails on JAX, and has no gradient on TensorFlow: do not call it there.
+            `keras.remat` that is an error on TensorFlow and JAX, where the loss would have no gradient.
 
     Input shape:
         The wrapped layer's.
@@ -55,7 +55,8 @@ class SparseVariationalDropout(VariationalWrapper):
         The wrapped layer's.
 
     Raises:
-        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not.
+        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not; in training
+            within `keras.remat`, but on PyTorch.
 
     Reference:
         Molchanov, Ashukha and Vetrov, "Variational Dropout Sparsifies Deep Neural Networks", ICML 2017, arXiv
@@ -99,6 +100,7 @@ class SparseVariationalDropout(VariationalWrapper):
             name="log_sigma2",
             shape=self.layer.kernel.shape,
             initializer=keras.initializers.Constant(self.initial_log_sigma2),
+            autocast=False,
         )
 
     @property

@@ -47,7 +47,7 @@ class VariationalDropout(VariationalWrapper):
     Call arguments:
         inputs: As for the wrapped layer.
         training: Whether to draw, and to add to the losses. A layer that is called twice in a step adds twice. In
-            `keras.remat` what any layer adds fails on JAX, and has no gradient on TensorFlow: do not call it there.
+            `keras.remat` that is an error on TensorFlow and JAX, where the loss would have no gradient.
 
     Input shape:
         The wrapped layer's.
@@ -56,7 +56,8 @@ class VariationalDropout(VariationalWrapper):
         The wrapped layer's.
 
     Raises:
-        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not.
+        ValueError: Where an argument is not as described, or the layer is quantized in a way that is not; in training
+            within `keras.remat`, but on PyTorch.
 
     Reference:
         Kingma, Salimans and Welling, "Variational Dropout and the Local Reparameterization Trick", NIPS 2015, arXiv
@@ -117,6 +118,7 @@ class VariationalDropout(VariationalWrapper):
             shape=shape,
             initializer=keras.initializers.Constant(math.log(self._start / (1 - self._start))),
             constraint=_at_most_0,
+            autocast=False,
         )
 
     @property

@@ -140,19 +140,19 @@ def outside(function):
     """Returns `function()`; on JAX, computed outside of the regions that are being traced."""
     if BACKEND != "jax":
         return function()
-    with take_current_trace() as trace:
-        pass
-    # Through what maps and differentiates within a region, but not through a compiled function or a loop.
-    inner = trace
-    within = False
-    while inner is not None and (_is_region(inner) or not hasattr(inner, "frame")):
-        if _is_region(inner):
-            trace, within = inner.parent_trace, True
-        inner = getattr(inner, "parent_trace", None)
-    if within:
-        _trace_anew()
-    with set_current_trace(trace):
+    regions = _traced_regions()
+    if not regions:
         return function()
+    _trace_anew()
+    with set_current_trace(regions[-1].parent_trace):
+        return function()
+
+
+def is_within_region():
+    """Returns whether this is a region of which the backend knows the result alone; PyTorch knows all."""
+    if BACKEND == "tensorflow":
+        return any(frame.f_code is FIRST for frame in _frames())
+    return BACKEND == "jax" and bool(_traced_regions())
 
 
 if BACKEND == "tensorflow":
@@ -169,6 +169,18 @@ if BACKEND == "tensorflow":
 
 
 elif BACKEND == "jax":
+
+    def _traced_regions():
+        """Returns the traces of the regions that are being traced, from the inside out."""
+        with take_current_trace() as trace:
+            pass
+        regions = []
+        # Through what maps and differentiates within a region, but not through a compiled function or a loop.
+        while trace is not None and (_is_region(trace) or not hasattr(trace, "frame")):
+            if _is_region(trace):
+                regions.append(trace)
+            trace = getattr(trace, "parent_trace", None)
+        return regions
 
     def _trace_anew():
         """Has JAX trace the functions of these regions again when they are called again, though they are the same."""
