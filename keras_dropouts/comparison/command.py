@@ -29,6 +29,23 @@ LAYERS = {
     for name, value in vars(keras_dropouts).items()
     if isinstance(value, type) and issubclass(value, keras.layers.Layer) and value is not keras_dropouts.RandomLayer
 }
+# For models with shortcuts, conditions, attention, recurrent layers or SELU units, for tables, for fine-tuning and for
+# pruning: they would fit into the small model, and say nothing there.
+ELSEWHERE = (
+    keras_dropouts.DropPath,
+    keras_dropouts.ShakeDrop,
+    keras_dropouts.SkipPath,
+    keras_dropouts.LayerDrop,
+    keras_dropouts.ConditionDropout,
+    keras_dropouts.DropHead,
+    keras_dropouts.DropKey,
+    keras_dropouts.WeightDrop,
+    keras_dropouts.AlphaDropout,
+    keras_dropouts.SwapNoise,
+    keras_dropouts.Mixout,
+    keras_dropouts.TargetedDropout,
+    keras_dropouts.SparseVariationalDropout,
+)
 
 
 def main(argv=None):
@@ -90,17 +107,10 @@ def main(argv=None):
         data = load(options.data)
         build_model = functools.partial(small_model, *traits(data))
         if not options.layers:
-            # The model has no shortcuts and no conditions, and where those drop, nothing is left of the sample; nor has
-            # it SELU units or an attention. To prune takes a weight of the divergence, which is no rate.
-            names = (
-                *("DropPath", "ShakeDrop", "SkipPath", "LayerDrop", "ConditionDropout"),
-                *("AlphaDropout", "DropHead", "DropKey", "SparseVariationalDropout"),
-            )
-            others = tuple(LAYERS[name] for name in names)
             chosen = [
                 layer
                 for layer in chosen
-                if not (isinstance(layer, type) and issubclass(layer, others)) and fits(layer, build_model)
+                if not (isinstance(layer, type) and issubclass(layer, ELSEWHERE)) and fits(layer, build_model)
             ]
         results = keras_dropouts.compare(
             build_model, data, chosen, options.rates, options.epochs, options.repeats, options.seed, 128, options.out
