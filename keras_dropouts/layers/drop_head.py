@@ -63,10 +63,11 @@ class DropHead(RandomLayer):
     def multiply(self, inputs, key, rate):
         samples, *between, heads, _ = ops.shape(inputs)
         kept = _some_kept(key, samples, heads, rate)
-        share = ops.mean(ops.cast(kept, "float32"), 1)
+        # Not a mean and its reciprocal, of which TensorFlow makes another number in graphs.
+        scale = ops.cast(heads, "float32") / ops.sum(ops.cast(kept, "float32"), 1)
         ones = [1] * len(between)
         kept = ops.reshape(kept, (samples, *ones, heads, 1))
-        return multiply(random.multiply_where(kept, 1.0, inputs), ops.reshape(1 / share, (samples, *ones, 1, 1)))
+        return multiply(random.multiply_where(kept, 1.0, inputs), ops.reshape(scale, (samples, *ones, 1, 1)))
 
 
 def _some_kept(key, samples, heads, rate):
