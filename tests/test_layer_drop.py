@@ -46,7 +46,7 @@ def test_a_layer_that_changes_the_shape_is_refused():
             train(LayerDrop(dense), x_of())
 
 
-@keras.saving.register_keras_serializable(package="test")
+@keras.saving.register_keras_serializable(package="test_layer_drop")
 class Block(keras.layers.Layer):
     """A user's layer that says its shape, and has no `build`."""
 
