@@ -275,7 +275,8 @@ class ModalityDropout(kd.ModalityDropout):
 
 
 def two_modalities(x):
-    return keras.ops.split(x, [x.shape[-1] * 2 // 5], axis=-1)
+    first = x.shape[-1] * 2 // 5
+    return [x[..., :first], x[..., first:]]
 
 
 def residual_alone(x):

@@ -163,7 +163,7 @@ class ConcreteDropout(KernelWrapper, SeededLayer):
             initializer=keras.initializers.Constant(math.log(self.initial_rate / (1 - self.initial_rate))),
             # Keras asks for it whenever it asks for the losses. What `call` adds would have no gradient where a
             # checkpoint runs `call`.
-            regularizer=self._regularization,
+            regularizer=_Terms(self._regularization),
         )
 
     def _regularization(self, logit):
@@ -190,6 +190,16 @@ class ConcreteDropout(KernelWrapper, SeededLayer):
             "initial_rate": self.initial_rate,
         }
         return {**super().get_config(), **config}
+
+
+class _Terms(keras.regularizers.Regularizer):
+    """A function of a weight, as the class that Keras 3.12 takes alone."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def __call__(self, logit):
+        return self._function(logit)
 
 
 def _relaxed_drop(inputs, key, logit, channels):

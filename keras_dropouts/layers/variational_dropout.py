@@ -117,7 +117,7 @@ class VariationalDropout(VariationalWrapper):
             name="log_alpha",
             shape=shape,
             initializer=keras.initializers.Constant(math.log(self._start / (1 - self._start))),
-            constraint=_at_most_0,
+            constraint=_AtMost0(),
             autocast=False,
         )
 
@@ -170,5 +170,6 @@ class VariationalDropout(VariationalWrapper):
         return {**super().get_config(), **config}
 
 
-def _at_most_0(log_alpha):
-    return ops.minimum(log_alpha, 0)
+class _AtMost0(keras.constraints.Constraint):
+    def __call__(self, log_alpha):
+        return ops.minimum(log_alpha, 0)
