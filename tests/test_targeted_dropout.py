@@ -8,7 +8,7 @@ from backend import to_numpy, train
 from keras import layers
 from keras.optimizers.schedules import PolynomialDecay
 
-from keras_dropouts import TargetedDropout
+from keras_dropouts import TargetedDropout, compress
 
 
 def normal(shape, dtype=None):
@@ -137,3 +137,14 @@ def test_bad_arguments_are_refused():
             TargetedDropout(dense(), 0.5, targeted)
     with pytest.raises(ValueError, match=r"`by` must be 'weight' or 'unit'\. Received: by='units'"):
         TargetedDropout(dense(), by="units")
+
+
+@pytest.mark.parametrize("by", ["weight", "unit"])
+def test_compressed_it_is_a_plain_layer_that_predicts_the_same(by):
+    targeted = TargetedDropout(layers.Dense(6, "relu"), 0.5, 0.5, by=by)
+    model = keras.Sequential([keras.Input((5,)), targeted, layers.Dense(2)])
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype("float32")
+    compressed = compress(model)
+    assert type(compressed.model.layers[0]) is layers.Dense
+    np.testing.assert_allclose(to_numpy(compressed.model(x)), to_numpy(model(x)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(compressed.sparsity, {"weight": 0.4, "unit": 0.5}[by])
