@@ -261,8 +261,7 @@ def operated(model, match, make, row, hindrance=None):
                 # On JAX an array that two variables hold is gone when the training of one model donates it.
                 target.assign(ops.copy(source))
             if old not in matching:
-                paths = list(exchanged(old, new, new))
-                _note(new, [path for path in paths if not _is_in_config(new, path)])
+                _note(new, _not_in_config(new, list(exchanged(old, new, new))))
     if not hindrance:
         for old in matching & rows.keys():
             _take_weights(rows[old][0], old)
@@ -367,13 +366,24 @@ def _note(layer, paths):
         layer.__class__ = _noting(type(layer))
 
 
-def _is_in_config(layer, path):
-    """Whether the config of a layer speaks by itself of what it holds at a path, as that of a TimeDistributed does."""
+def _not_in_config(layer, paths):
+    """Returns those of the paths of whose part the config of a layer does not speak; that of a TimeDistributed does."""
+    if not paths:
+        return []
+    lacking = AttributeError, LookupError, NotImplementedError, TypeError, ValueError
     try:
-        part, made = (_at(each, path) for each in (layer, type(layer).from_config(layer.get_config())))
-        return type(part) is type(made) and part.get_config() == made.get_config()
-    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
-        return False
+        made = type(layer).from_config(layer.get_config())
+    except lacking:
+        return paths
+
+    def speaks(path):
+        try:
+            part, other = (_at(each, path) for each in (layer, made))
+            return type(part) is type(other) and part.get_config() == other.get_config()
+        except lacking:
+            return False
+
+    return [path for path in paths if not speaks(path)]
 
 
 @functools.cache
