@@ -7,7 +7,7 @@ from keras_dropouts import random
 from keras_dropouts.keras_internals import get_keras_mask, set_keras_mask
 from keras_dropouts.layers.arguments import checked_flag, checked_fraction, checked_inputs, checked_length
 from keras_dropouts.layers.base import SeededLayer
-from keras_dropouts.layers.shares import whole_part
+from keras_dropouts.layers.shares import kept_count
 from keras_dropouts.random.backend import is_unknown_size
 from keras_dropouts.random.choice import gathered, orders
 from keras_dropouts.random.keys import key_of
@@ -125,10 +125,9 @@ class PatchDropout(SeededLayer):
 
     def _counts(self, tokens):
         """Returns how many tokens there are in the prefix, and how many are kept behind it."""
-        least, most = (ops.minimum, ops.maximum) if is_unknown_size(tokens) else (min, max)
+        least = ops.minimum if is_unknown_size(tokens) else min
         prefix = least(self.prefix_tokens, tokens)
-        patches = tokens - prefix
-        return prefix, least(patches, most(1, patches + whole_part(self._rate, -patches)))
+        return prefix, kept_count(self._rate, tokens - prefix)
 
     def compute_output_spec(self, inputs, training=None, mask=None):
         samples, tokens, features = inputs.shape

@@ -2,6 +2,10 @@
 
 from fractions import Fraction
 
+from keras import ops
+
+from keras_dropouts.random.backend import is_unknown_size
+
 # With such a denominator, counts up to 2**16 can be multiplied in 32 bits.
 LARGEST_DENOMINATOR = 2**15
 
@@ -15,3 +19,14 @@ def whole_part(share, count):
     """
     fraction = Fraction(repr(share)).limit_denominator(LARGEST_DENOMINATOR)
     return count * fraction.numerator // fraction.denominator
+
+
+def kept_count(rate, count):
+    """Returns how many of so many are kept at a rate: the whole part of `count * (1 - rate)`, but one if there is one.
+
+    Args:
+        rate: As `share`, of what is dropped.
+        count: The size of an axis, of any kind; so is what is returned.
+    """
+    least, most = (ops.minimum, ops.maximum) if is_unknown_size(count) else (min, max)
+    return least(count, most(1, count + whole_part(rate, -count)))

@@ -1,4 +1,3 @@
-from fractions import Fraction
 from typing import Any
 
 import keras
@@ -9,6 +8,8 @@ from keras_dropouts.keras_internals import set_keras_mask
 from keras_dropouts.layers.arguments import checked_share
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.path_wrapper import PathWrapper
+from keras_dropouts.layers.shares import kept_count
+from keras_dropouts.random.choice import order_of_samples
 from keras_dropouts.random.keys import key_of
 
 
@@ -24,9 +25,9 @@ class SkipPath(PathWrapper, SeededLayer):
     Args:
         layer: The branch: a layer or model that takes one tensor and returns one of the same shape. Batch normalization
             in it sees the `m` samples.
-        rate: The part of the batch that skips the branch, a number in `[0, 1)`. It cannot be a schedule, nor be set
-            later: how many samples there are is a size in a compiled program. Choosing and putting back take some time
-            too: from about 0.1 on it is saved.
+        rate: The part of the batch that skips the branch, a number in `[0, 1)`, taken to the nearest fraction of a
+            denominator up to 2**15. It cannot be a schedule, nor be set later: how many samples there are is a size in
+            a compiled program. Choosing and putting back take some time too: from about 0.1 on it is saved.
         seed: `None`, or an integer in `[0, 2**32)`. Two layers with the same seed choose the same samples.
         **kwargs: As for `keras.layers.Layer`: `name`, `dtype`, `trainable`. `dtype` is the wrapped layer's unless
             given.
@@ -78,35 +79,21 @@ class SkipPath(PathWrapper, SeededLayer):
         if not self._trains(training):
             return inputs + self._wrapped(inputs, training, mask)
         samples = ops.shape(inputs)[0]
-        # As a fraction: 30 * (1 - 0.9) is less than 3 in floats.
-        keep = 1 - Fraction(self._rate).limit_denominator(10_000)
-        fewest = samples - _larger(samples - 1, 0)
-        chosen = _larger(samples * keep.numerator // keep.denominator, fewest)
-        order, place = _shuffled(key_of(self._next_state()), samples)
-        taken = order[:chosen]
+        chosen = kept_count(self._rate, samples)
+        order = order_of_samples(key_of(self._next_state()), samples)
+        taken, place = order[:chosen], ops.argsort(order)
         rows, own_mask = ops.take(inputs, taken, axis=0), None if mask is None else ops.take(mask, taken, axis=0)
         if mask is not None:
             # Beside the tensor too, where layers within a branch that takes no mask look for it.
             set_keras_mask(rows, own_mask)
         branch = self._wrapped(rows, training, own_mask)
-        put_back = ops.take(branch, ops.minimum(place, _larger(chosen, 1) - 1), axis=0)
+        # Of an empty batch none are, and nothing is looked up or scaled.
+        some = ops.maximum(chosen, 1)
+        put_back = ops.take(branch, ops.minimum(place, some - 1), axis=0)
         is_taken = ops.reshape(place < chosen, (samples, *[1] * (len(inputs.shape) - 1)))
-        scale = ops.cast(samples, "float32") / ops.cast(_larger(chosen, 1), "float32")
+        scale = ops.cast(samples, "float32") / ops.cast(some, "float32")
         # Not `ops.add`, which on TensorFlow takes an empty tensor for a bias.
         return inputs + random.multiply_where(is_taken, scale, put_back)
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate}
-
-
-def _larger(one, other):
-    """Returns the larger of two integers, in arithmetic that a size of any kind takes."""
-    return (one + other + abs(one - other)) // 2
-
-
-def _shuffled(key, samples):
-    """Returns the indices of the samples in a random order, and the place of each sample in it."""
-    # Two draws make 32 bits, of which hardly any two are equal.
-    draws = ops.cast(ops.floor(random.uniform(key, (samples, 2), -32768, 32768)), "int32")
-    order = ops.argsort(draws[:, 0] * 65536 + draws[:, 1] + 32768)
-    return order, ops.argsort(order)

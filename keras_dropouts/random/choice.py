@@ -33,8 +33,17 @@ def orders(key, samples, n):
     They are sorted by 32 bits each. Two of n have the same in one of 2**33 / n**2 orders, and stay as they were then:
     that changes how often any is among the first by less than 2**-31.
     """
-    high, low = (ops.cast(half, "int32") for half in _halves(key, (samples, n)))
-    return ops.cast(ops.argsort((high - 32768) * 65536 + low, axis=1), "int32")
+    return _sorted_places(key, (samples, n), axis=1)
+
+
+def order_of_samples(key, samples):
+    """Draws an order of the samples, as `orders` does of integers: an int32 tensor of their places in the batch."""
+    return _sorted_places(key, (samples,), axis=0)
+
+
+def _sorted_places(key, shape, axis):
+    high, low = (ops.cast(half, "int32") for half in _halves(key, shape))
+    return ops.cast(ops.argsort((high - 32768) * 65536 + low, axis=axis), "int32")
 
 
 def _halves(key, shape):
