@@ -107,26 +107,17 @@ def checked_data_format(data_format, dimensions=None):
 
 def checked_fraction(name, value):
     """Returns `value` as a Python float."""
-    value = as_number(value)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}")
-    return float(value)
+    return checked_number(name, value, "a number in [0, 1]", lambda number: 0 <= number <= 1)
 
 
 def checked_start(name, rate, largest):
     """Returns `rate`, from which a rate is learnt, as a Python float."""
-    value = as_number(rate)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < value <= largest:
-        raise ValueError(f"`{name}` must be a number in (0, {largest:g}]. Received: {name}={rate!r}")
-    return float(value)
+    return checked_number(name, rate, f"a number in (0, {largest:g}]", lambda number: 0 < number <= largest)
 
 
 def checked_share(name, value):
     """Returns `value`, a part that is not the whole, as a Python float."""
-    value = as_number(value)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1). Received: {name}={value!r}")
-    return float(value)
+    return checked_number(name, value, "a number in [0, 1)", lambda number: 0 <= number < 1)
 
 
 def checked_count(name, count):
