@@ -1,8 +1,24 @@
 import keras
 
 
-class LayerWrapper(keras.layers.Wrapper):
-    """What the layers share that wrap another: its types, its masks and losses, and the config."""
+class Wrapper(keras.layers.Wrapper):
+    """Keras's wrapper, with a config that is the same again after a file, and makes the class it is asked of."""
+
+    def get_config(self):
+        config = super().get_config()
+        # Building the wrapper builds the layer; Keras's note of its shape does not survive a file unchanged.
+        config["layer"].pop("build_config", None)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        # Past keras.layers.Wrapper, which calls no other class.
+        return super(keras.layers.Wrapper, cls).from_config({**config, "layer": layer})
+
+
+class LayerWrapper(Wrapper):
+    """What the wrappers share that do the work of the layer they wrap: its types, its masks and losses."""
 
     def __init__(self, layer, **kwargs):
         # A wrapper computes in the type of what it wraps, and is not quantized itself: "int8_from_float32" is float32.
@@ -25,15 +41,3 @@ class LayerWrapper(keras.layers.Wrapper):
 
     def compute_mask(self, inputs, previous_mask):
         return self.layer.compute_mask(inputs, previous_mask)
-
-    def get_config(self):
-        config = super().get_config()
-        # Building the wrapper builds the layer; Keras's note of its shape does not survive a file unchanged.
-        config["layer"].pop("build_config", None)
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        # Past keras.layers.Wrapper, which calls no other class.
-        return super(keras.layers.Wrapper, cls).from_config({**config, "layer": layer})

@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from keras_dropouts.layers.arguments import checked_inputs
+from keras_dropouts.layers.layer_wrapper import Wrapper
 
 
-class PathWrapper(keras.layers.Wrapper):
+class PathWrapper(Wrapper):
     """Base of the wrappers around a part of a network that others go past: a layer or model that keeps the shape.
 
     Args:
@@ -49,15 +50,3 @@ class PathWrapper(keras.layers.Wrapper):
                 f"`layer` of {self.__class__.__name__} must return one tensor, of the shape of its input. "
                 f"Received: layer={self.layer!r}, which returns {outputs!r} for inputs of shape {tuple(input_shape)}"
             )
-
-    def get_config(self):
-        config = super().get_config()
-        # Building the wrapper builds the layer; Keras's note of its shape does not survive a file unchanged.
-        config["layer"].pop("build_config", None)
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        # Past keras.layers.Wrapper, which calls no other class.
-        return super(keras.layers.Wrapper, cls).from_config({**config, "layer": layer})
