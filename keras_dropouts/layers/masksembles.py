@@ -7,11 +7,11 @@ from keras import ops
 from keras_dropouts.layers.arguments import (
     DataFormat,
     checked_count,
-    checked_data_format,
     checked_inputs,
     checked_number,
 )
 from keras_dropouts.layers.base import SeededLayer
+from keras_dropouts.layers.channels_layer import ChannelsLayer
 from keras_dropouts.random import multiply_where
 from keras_dropouts.random.arguments import checked_word
 from keras_dropouts.random.backend import cast
@@ -27,7 +27,7 @@ HALVES, TRIES = 64, 10_000
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class Masksembles(SeededLayer):
+class Masksembles(ChannelsLayer, SeededLayer):
     """Multiplies channels by one of a few fixed masks: an ensemble of networks that share their weights.
 
     The masks are drawn once, overlap as much as `scale` says, and are saved with the model. Put the layer where dropout
@@ -89,18 +89,16 @@ class Masksembles(SeededLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(seed, **kwargs)
+        super().__init__(data_format, seed=seed, **kwargs)
         self.masks = checked_count("masks", masks)
         self.scale = checked_number("scale", scale)
         if not 1 < self.scale <= LARGEST_SCALE:
             raise ValueError(f"`scale` must be a number in (1, {LARGEST_SCALE:g}]. Received: scale={scale!r}")
-        self.data_format = None if data_format is None else checked_data_format(data_format)
         self.input_spec = keras.InputSpec(min_ndim=2)
 
     def build(self, input_shape):
-        # Only now is it known whether the inputs are sequences.
-        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
-        self._channels = 1 if self.data_format == "channels_first" else len(input_shape) - 1
+        super().build(input_shape)
+        self._channels = self._channels_of(input_shape)
         seed = new_seed() if self.seed is None else self.seed
         kept = _masks(input_shape[self._channels], self.masks, self.scale, seed)
         self.kept = self.add_weight(
@@ -110,7 +108,6 @@ class Masksembles(SeededLayer):
             initializer=lambda shape, dtype: ops.convert_to_tensor(kept, dtype),
             trainable=False,
         )
-        super().build(input_shape)
 
     def call(self, inputs, training=False, member=None):
         inputs, kept = checked_inputs(self, inputs), ops.convert_to_tensor(self.kept)
@@ -142,8 +139,7 @@ class Masksembles(SeededLayer):
         return input_shape
 
     def get_config(self):
-        config = {"masks": self.masks, "scale": self.scale, "data_format": self.data_format}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "masks": self.masks, "scale": self.scale}
 
 
 def _masks(channels, masks, scale, seed):

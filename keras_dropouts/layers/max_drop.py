@@ -5,14 +5,15 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import DataFormat, Rate, checked_choice, checked_data_format
+from keras_dropouts.layers.arguments import DataFormat, Rate, checked_choice
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.channels_layer import ChannelsLayer
 from keras_dropouts.random.backend import BACKEND
 from keras_dropouts.random.compilation import fused
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class MaxDrop(RandomLayer):
+class MaxDrop(ChannelsLayer, RandomLayer):
     """Drops the largest element of each feature map, or of the channels at each position, at random while training.
 
     For convolutional features: the strongest response is what a filter is about, and the layers behind must do without
@@ -71,15 +72,9 @@ class MaxDrop(RandomLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(rate, seed=seed, **kwargs)
+        super().__init__(data_format, rate=rate, seed=seed, **kwargs)
         self.across = checked_choice("across", across, "feature_map", "channels")
-        self.data_format = None if data_format is None else checked_data_format(data_format)
         self.input_spec = keras.InputSpec(min_ndim=3)
-
-    def build(self, input_shape):
-        # Only now is it known whether the inputs are sequences.
-        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
-        super().build(input_shape)
 
     def training_call(self, inputs, key, rate):
         if 0 in tuple(inputs.shape):
@@ -89,11 +84,11 @@ class MaxDrop(RandomLayer):
 
     def _drop(self, inputs, key, rate):
         shape = tuple(ops.shape(inputs))
-        channels_first = self.data_format == "channels_first"
+        channels = self._channels_of(shape)
         if self.across == "channels":
-            begin, end = (1, 2) if channels_first else (len(shape) - 1, len(shape))
+            begin, end = channels, channels + 1
         else:
-            begin, end = (2, len(shape)) if channels_first else (1, len(shape) - 1)
+            begin, end = (2, len(shape)) if channels == 1 else (1, len(shape) - 1)
         # The axes to look across as one.
         flat = (*shape[:begin], math.prod(shape[begin:end]), *shape[end:])
         keep = random.keep_mask(key, (*shape[:begin], 1, *shape[end:]), rate)
@@ -102,7 +97,7 @@ class MaxDrop(RandomLayer):
         return ops.reshape(random.multiply_where(kept, 1.0, inputs), shape)
 
     def get_config(self):
-        return {**super().get_config(), "across": self.across, "data_format": self.data_format}
+        return {**super().get_config(), "across": self.across}
 
 
 @fused

@@ -4,13 +4,14 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format, checked_flag
+from keras_dropouts.layers.arguments import DataFormat, Rate, checked_flag
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.channels_layer import ChannelsLayer
 from keras_dropouts.random.multiply import multiply, times_uniform
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class UniformDropout(RandomLayer):
+class UniformDropout(ChannelsLayer, RandomLayer):
     """Multiplies its input by `1 + r` while training, with `r` uniform between `-beta` and `beta` (Uout).
 
     It drops nothing and shifts the variance far less than dropout: between training and inference that of a
@@ -64,27 +65,21 @@ class UniformDropout(RandomLayer):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(beta, seed=seed, **kwargs)
+        super().__init__(data_format, rate=beta, seed=seed, **kwargs)
         self.spatial = checked_flag("spatial", spatial)
-        self.data_format = None if data_format is None else checked_data_format(data_format)
         if spatial:
             self.input_spec = keras.InputSpec(min_ndim=2)
-
-    def build(self, input_shape):
-        # Only now is it known whether the inputs are sequences.
-        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
-        super().build(input_shape)
 
     def multiply(self, inputs, key, beta):
         if not self.spatial:
             return times_uniform(inputs, key, beta)
         shape = ops.shape(inputs)
-        channel = 1 if self.data_format == "channels_first" else len(shape) - 1
-        shape = tuple(n if axis in (0, channel) else 1 for axis, n in enumerate(shape))
+        channels = self._channels_of(shape)
+        shape = tuple(n if axis in (0, channels) else 1 for axis, n in enumerate(shape))
         return multiply(inputs, random.uniform(key, shape, 1 - beta, 1 + beta))
 
     def get_config(self):
-        return {**super().get_config(), "spatial": self.spatial, "data_format": self.data_format}
+        return {**super().get_config(), "spatial": self.spatial}
 
     @classmethod
     def from_config(cls, config):

@@ -4,8 +4,9 @@ import keras
 from keras import ops
 
 from keras_dropouts import random
-from keras_dropouts.layers.arguments import DataFormat, Rate, checked_data_format
+from keras_dropouts.layers.arguments import DataFormat, Rate
 from keras_dropouts.layers.base import RandomLayer
+from keras_dropouts.layers.channels_layer import ChannelsLayer
 from keras_dropouts.random.multiply import multiply
 
 # What a channel without activation has for a score, so that it is chosen last.
@@ -13,7 +14,7 @@ LEAST_SCORE = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class WeightedChannelDropout(RandomLayer):
+class WeightedChannelDropout(ChannelsLayer, RandomLayer):
     """Drops channels of a sample while training, the more probably the less active they are.
 
     The score of a channel is its mean over all positions. For each sample as many channels are kept as the rate says,
@@ -60,14 +61,8 @@ class WeightedChannelDropout(RandomLayer):
     """
 
     def __init__(self, rate: Rate, data_format: DataFormat = None, seed: int | None = None, **kwargs: Any):
-        super().__init__(rate, seed=seed, **kwargs)
-        self.data_format = None if data_format is None else checked_data_format(data_format)
+        super().__init__(data_format, rate=rate, seed=seed, **kwargs)
         self.input_spec = keras.InputSpec(min_ndim=3)
-
-    def build(self, input_shape):
-        # Only now is it known whether the inputs are sequences.
-        self.data_format = checked_data_format(self.data_format, len(input_shape) - 2)
-        super().build(input_shape)
 
     def training_call(self, inputs, key, rate):
         if 0 in tuple(inputs.shape):
@@ -76,8 +71,8 @@ class WeightedChannelDropout(RandomLayer):
         return random.rematerialized(self._drop, inputs, key, rate)
 
     def _drop(self, inputs, key, rate):
-        axis = 1 if self.data_format == "channels_first" else len(inputs.shape) - 1
         shape = tuple(ops.shape(inputs))
+        axis = self._channels_of(shape)
         space = tuple(i for i in range(1, len(shape)) if i != axis)
         features = ops.cast(ops.stop_gradient(inputs), "float32")
         score = ops.maximum(ops.mean(features, space), LEAST_SCORE)
@@ -92,6 +87,3 @@ class WeightedChannelDropout(RandomLayer):
         keep = ops.reshape(keep, [n if i in (0, axis) else 1 for i, n in enumerate(shape)])
         scale = ops.reshape(scale, [shape[0], *[1] * (len(shape) - 1)])
         return random.multiply_where(keep, 1.0, multiply(inputs, scale))
-
-    def get_config(self):
-        return {**super().get_config(), "data_format": self.data_format}
