@@ -10,6 +10,8 @@ from keras_dropouts.layers.arguments import Rate, checked_choice, checked_rate
 from keras_dropouts.layers.base import RandomLayer, value_at
 from keras_dropouts.layers.kernel_wrapper import KernelWrapper
 from keras_dropouts.random.arguments import Tensor
+from keras_dropouts.random.backend import bits_as
+from keras_dropouts.random.compilation import hinted
 from keras_dropouts.random.keys import key_of
 
 
@@ -106,20 +108,31 @@ class TargetedDropout(KernelWrapper, RandomLayer):
         with as_stored():
             # Rounded, more of them would be equal.
             kernel, bias = self._weights()
-        magnitudes, summed = ops.abs(ops.stop_gradient(kernel)), self._summed_axes(kernel)
+        magnitudes, axes = ops.cast(ops.abs(ops.stop_gradient(kernel)), "float32"), tuple(self._summed_axes(kernel))
         if self.by == "unit":
-            magnitudes = ops.sqrt(ops.sum(ops.square(ops.cast(magnitudes, "float32")), summed, keepdims=True))
-            summed = range(len(kernel.shape))
-        units = [axis for axis in range(len(kernel.shape)) if axis not in summed]
-        count, columns = (math.prod([magnitudes.shape[axis] for axis in axes]) for axes in (summed, units))
-        rows = ops.reshape(ops.transpose(magnitudes, (*summed, *units)), (count, columns))
-        # All are candidates where there is no next one.
-        rows = ops.concatenate([ops.sort(rows, axis=0), math.inf * ops.ones((1, columns), rows.dtype)])
-        first = ops.cast(value_at(state, self.targeted, 1.0) * count, "int32")
-        # Not `ops.take`, for which PyTorch would fetch the index to the host.
-        bounds = ops.sum(ops.where(ops.arange(count + 1, dtype="int32")[:, None] == first, rows, 0), axis=0)
-        shape = [1 if axis in summed else n for axis, n in enumerate(magnitudes.shape)]
-        return kernel, bias, magnitudes >= ops.reshape(bounds, shape)
+            magnitudes = ops.sqrt(ops.sum(ops.square(magnitudes), axes, keepdims=True))
+            axes = tuple(range(len(kernel.shape)))
+        count = math.prod([magnitudes.shape[axis] for axis in axes])
+        first = ops.floor(value_at(state, self.targeted, 1.0) * count)
+        return kernel, bias, _not_below(magnitudes, first, axes)
 
     def get_config(self):
         return {**super().get_config(), "by": self.by}
+
+
+@hinted
+def _not_below(numbers, place, axes):
+    """Returns which numbers, none of them negative, are not below the one at a place of their order along the axes.
+
+    The first has the place 0, a float32. Where the place is one after the last, none is.
+    """
+    # The bits of that number, one by one: it is the largest with no more than so many below. To sort the columns of a
+    # kernel of 1024 x 1024 takes 16 times as long on JAX, 4 times on PyTorch.
+    bits = bits_as(numbers, "int32")
+    bound = ops.zeros_like(ops.sum(bits, axes, keepdims=True))
+    for bit in reversed(range(31)):
+        raised = bound + 2**bit
+        # As floats, exact to 2**24: PyTorch takes longer to count integers.
+        below = ops.sum(ops.cast(bits < raised, "float32"), axes, keepdims=True)
+        bound = ops.where(below <= place, raised, bound)
+    return bits >= bound
