@@ -94,8 +94,7 @@ class FastDropout(KernelWrapper, RandomLayer):
         # Squares overflow in narrow types.
         dtype = work_dtype(inputs)
         squares = [ops.square(ops.cast(x, dtype)) for x in (inputs, kernel)]
-        no_bias = None if bias is None else ops.zeros_like(bias)
-        variance = ops.cast(rate / (1 - rate), dtype) * self._product(*squares, no_bias)
+        variance = ops.cast(rate / (1 - rate), dtype) * self._product(*squares, None)
         if not (trains and self.sampled):
             return mean_activation(self.layer.activation, mean, variance)
         return self._activation(sampled(mean, variance, key))

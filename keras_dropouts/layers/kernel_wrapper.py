@@ -74,10 +74,11 @@ class KernelWrapper(LayerWrapper):
 
         Args:
             inputs: As for the wrapped layer.
-            kernel, bias: Tensors that take the places of its own; `bias` is `None` where it has none.
+            kernel, bias: Tensors that take the places of its own; `None` for `bias` leaves it out.
         """
         kernel, bias = (None if x is None else ops.cast(x, inputs.dtype) for x in (kernel, bias))
-        layer = self._linear(**{kernel_attribute(self.layer): kernel}, bias=bias, lora_enabled=False)
+        attributes = {kernel_attribute(self.layer): kernel, "bias": bias, "use_bias": bias is not None}
+        layer = self._linear(**attributes, lora_enabled=False)
         layer.dtype_policy = keras.backend.standardize_dtype(inputs.dtype)
         return layer(inputs)
 

@@ -137,8 +137,7 @@ class SparseVariationalDropout(VariationalWrapper):
         # Squares overflow in narrow types.
         dtype = work_dtype(inputs)
         squares = [ops.square(ops.cast(x, dtype)) for x in (inputs, kernel)]
-        no_bias = None if bias is None else ops.zeros_like(bias)
-        variance = self._product(squares[0], squares[1] * ops.cast(ops.exp(log_alpha), dtype), no_bias)
+        variance = self._product(squares[0], squares[1] * ops.cast(ops.exp(log_alpha), dtype), None)
         return sampled(mean, variance, key)
 
     def _log_alpha(self, kernel):

@@ -157,8 +157,7 @@ class VariationalDropout(VariationalWrapper):
         squares = [ops.square(ops.cast(x, dtype)) for x in (inputs, kernel)]
         uncertain = 1 if self.alphas == "weight" else 0
         squares[uncertain] = squares[uncertain] * ops.exp(log_alpha)
-        no_bias = None if bias is None else ops.zeros_like(bias)
-        return sampled(self._product(inputs, kernel, bias), self._product(*squares, no_bias), key)
+        return sampled(self._product(inputs, kernel, bias), self._product(*squares, None), key)
 
     def _bounded(self):
         """Log alpha, at most 0 whatever optimizer there is. Above, its gradient is as at 0, so that it may return."""
