@@ -12,7 +12,7 @@ jax := jax
 # Triton comes with PyTorch's builds for GPUs; its kernels are tested without one.
 torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
 
-.PHONY: compare test test-all test-oldest bench bench-all lint
+.PHONY: compare test test-all test-oldest fuzz bench bench-all lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -31,6 +31,10 @@ core := laws random random_state checkpointing surgery always_on monte_carlo ker
 
 test-oldest: .venv-oldest/torch
 	KERAS_BACKEND=torch .venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal $(core:%=tests/test_%.py) $(ARGS)
+
+# Random cases by the thousand, where the tests try a few.
+fuzz: .venv/$(KERAS_BACKEND)
+	KERAS_DROPOUTS_CASES=10000 .venv/bin/python -m pytest -q -n 2 tests/test_random_cases.py $(ARGS)
 
 bench: .venv/$(KERAS_BACKEND) .venv/bench
 	.venv/bin/python benchmarks $(ARGS)
