@@ -11,8 +11,9 @@ endif
 jax := jax
 # Triton comes with PyTorch's builds for GPUs; its kernels are tested without one.
 torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
+docs := --editable .[docs]
 
-.PHONY: compare test test-all test-oldest bench bench-all lint
+.PHONY: compare test test-all test-oldest bench bench-all docs lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -39,6 +40,11 @@ bench-all:
 	$(MAKE) bench KERAS_BACKEND=tensorflow
 	$(MAKE) bench KERAS_BACKEND=jax
 	$(MAKE) bench KERAS_BACKEND=torch
+
+# Into docs/_build/html, to be opened as a file. Notebooks run once, for minutes: `ARGS="-D nb_execution_mode=off"` leaves
+# their outputs out.
+docs: .venv/docs
+	.venv/bin/python -m sphinx --quiet --fail-on-warning $(ARGS) docs docs/_build/html
 
 lint: .venv/tensorflow
 	.venv/bin/ruff check
