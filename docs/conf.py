@@ -24,6 +24,8 @@ nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
+toc_object_entries_show_parents = "hide"
+
 html_theme = "pydata_sphinx_theme"
 html_title = "keras_dropouts"
 html_static_path = ["_static"]
@@ -33,8 +35,10 @@ html_copy_source = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "show_toc_level": 2,
+    "header_links_before_dropdown": 8,
     "footer_start": [],
     "footer_end": [],
     "back_to_top_button": False,
 }
-html_sidebars = {"index": []}
+# These have no pages below them.
+html_sidebars = {name: [] for name in ("index", "start", "choosing")}

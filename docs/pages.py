@@ -94,11 +94,11 @@ def methods(name, it):
         if attribute.startswith("_") or attribute in STOCK or not inspect.getdoc(value):
             continue
         path = f"{name}.{attribute}"
-        if callable(value):
+        if inspect.isfunction(value):
             prose, (example, directive, *_) = described("method", path, value)
             directive = directive.partition("\n\n")[2]
             yield re.sub(r"\n\n", f"\n\n{prose}\n\n", directive, count=1) + f"\n\n{example}"
-        else:
+        elif isinstance(value, property):
             yield f"````{{py:property}} keras_dropouts.{path}\n\n{inspect.getdoc(value)}\n````"
 
 
@@ -107,7 +107,7 @@ def equations(name):
     said = EQUATIONS.get(name) or EQUATIONS[re.sub(r"[123]D$", "", name)]
     inference = said.get("inference")
     lines = ["## Equation", "In training:", f"$$ {said['training']} $$"]
-    lines += [f"with $ {said['where']} $."] if "where" in said else []
+    lines += ["with", f"$$ {said['where']} $$"] if "where" in said else []
     lines += ["At inference:", f"$$ {inference} $$"] if inference else []
     traps = "\n".join(f"- {trap}" for trap in said["traps"])
     return "\n\n".join(lines), f"## Traps\n\n{traps}"
@@ -119,7 +119,7 @@ def page(name, it):
     summary, _, definition = prose.partition("\n\n")
     picture = ""
     if name in ROW:
-        picture = f"![What {name} drops]({name}.png)\n\nWhat one draw decides: {ROW[name].drops}. {CAPTION}"
+        picture = f"![What {name} drops]({name}.png)\n\nWhat it drops: {ROW[name].drops}. {CAPTION}"
         parts[:0] = equations(name)
     own = "\n\n".join(methods(name, it)) if kind == "class" else ""
     if own:
@@ -127,10 +127,8 @@ def page(name, it):
     return "\n\n".join(part for part in [f"# {name}", summary, picture, definition, *parts] if part) + "\n"
 
 
-CAPTION = (
-    "The picture shows what the layer makes of a real input in training, at a rate of 0.3 (orange: dropped; blue: the "
-    "largest of a pooling window was dropped, and the next takes its place). [All layers](../layers.md) side by side."
-)
+CAPTION = """The picture is what it makes of a real input in training, at a rate of 0.3: orange was dropped, and where
+blue is, the largest of a window was. [The inputs, and all layers](../layers.md) stand side by side."""
 
 
 def pictures():
