@@ -23,6 +23,8 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+# What the backends say of the machine.
+nb_output_stderr = "remove"
 
 toc_object_entries_show_parents = "hide"
 
@@ -32,6 +34,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "show_toc_level": 2,

@@ -127,8 +127,9 @@ def page(name, it):
     return "\n\n".join(part for part in [f"# {name}", summary, picture, definition, *parts] if part) + "\n"
 
 
-CAPTION = """The picture is what it makes of a real input in training, at a rate of 0.3: orange was dropped, and where
-blue is, the largest of a window was. [The inputs, and all layers](../layers.md) stand side by side."""
+CAPTION = """The picture is what it makes of a real input in training, at a rate of 0.3 if it takes one: orange
+was dropped, and where blue is, the largest of a window was. [The inputs, and all layers](../layers.md) stand side by
+side."""
 
 
 def pictures():
