@@ -6,7 +6,6 @@ A layer's page has its panel of `images/gallery.png`. A build that leaves a publ
 import inspect
 import pathlib
 import re
-import shutil
 import tomllib
 
 import gallery
@@ -163,9 +162,13 @@ def write_pages(app):
     for title, panel in pictures():
         if title in ROW:
             panel.save(LAYERS / f"{title}.png")
-    TUTORIALS.mkdir(exist_ok=True)
     for path in NOTEBOOKS.glob("*.ipynb"):
-        shutil.copy(path, TUTORIALS)
+        write(TUTORIALS / path.name, path.read_text().replace("](../docs/", "](../"))
+
+
+def lead_to_tutorials(app, name, source):
+    """Lets a link to a notebook, as the repository has it, lead to its page."""
+    source[0] = source[0].replace("](../notebooks/", "](tutorials/")
 
 
 def check_pages(app, error):
@@ -205,6 +208,7 @@ class Links(SphinxTransform):
 
 def setup(app):
     app.connect("builder-inited", write_pages)
+    app.connect("source-read", lead_to_tutorials)
     app.connect("build-finished", check_pages)
     app.add_transform(Links)
     return {"parallel_read_safe": True}

@@ -47,9 +47,6 @@ def test_every_link_leads_somewhere(path):
         if not link.startswith("https:"):
             name, _, anchor = link.partition("#")
             target = path.parent / name if name else path
-            # What is written when the site is built.
-            if target.parent.name == "tutorials":
-                target = ROOT / "notebooks" / target.name
             assert target.is_file(), link
             assert not anchor or anchor in anchors(target), link
 
