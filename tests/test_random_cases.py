@@ -144,7 +144,7 @@ def test_a_file(case):
         check_file(case, f"{folder}/model.keras")
 
 
-@some(1 / 10)
+@some(1 / 15)
 @given(case=cases())
 def test_compiled(case):
     assume(taken(case))
