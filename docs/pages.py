@@ -28,6 +28,7 @@ PUBLIC = {name: getattr(kd, name) for name in kd.__all__ if name not in ("random
 ROW = {str(row): row for row in ROWS}
 # What a method of ours may have from there needs no words of ours.
 STOCK = {name for kind in (keras.layers.Layer, keras.layers.Wrapper) for name in dir(kind)}
+INHERITED = STOCK | set(vars(kd.RandomLayer))
 
 EQUATIONS = tomllib.loads((DOCS / "equations.toml").read_text())
 
@@ -90,7 +91,9 @@ def methods(name, it):
     """Yields a directive for each public method, or property, that is the class's own."""
     for attribute, value in vars(it).items():
         value = getattr(value, "__func__", value)
-        if attribute.startswith("_") or attribute in STOCK or not inspect.getdoc(value):
+        # Not `getdoc`, which finds the text of a method that is overridden.
+        known = STOCK if it is kd.RandomLayer else INHERITED
+        if attribute.startswith("_") or attribute in known or not value.__doc__:
             continue
         path = f"{name}.{attribute}"
         if inspect.isfunction(value):
@@ -122,7 +125,7 @@ def page(name, it):
         parts[:0] = equations(name)
     own = "\n\n".join(methods(name, it)) if kind == "class" else ""
     if own:
-        parts.insert(-2, f"## Methods\n\n{own}")
+        parts.insert(-2, f"## Attributes and methods\n\n{own}")
     return "\n\n".join(part for part in [f"# {name}", summary, picture, definition, *parts] if part) + "\n"
 
 
