@@ -123,8 +123,8 @@ def pictured(name):
     blue = "; blue is where the largest of a window was" if "Pooling" in name else ""
     return (
         f"![{read.__name__}]({read.__name__}.png) ![what {name} makes of it]({name}.png)\n\n"
-        f"**What it drops:** {ROW[name].drops}. The first picture is {shown}. The second is what the layer makes of that in "
-        f"training, at a rate of 0.3 if it takes one: orange was dropped{blue}. [All layers](../layers.md) side by side."
+        f"**What it drops:** {ROW[name].drops}. The first picture is {shown}. The second is what the layer makes of "
+        f"that in training, at a rate of 0.3 if it takes one: orange was dropped{blue}. [All layers](../layers.md)."
     )
 
 
