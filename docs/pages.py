@@ -28,6 +28,7 @@ PUBLIC = {name: getattr(kd, name) for name in kd.__all__ if name not in ("random
 ROW = {str(row): row for row in ROWS}
 # What a method of ours may have from there needs no words of ours.
 STOCK = {name for kind in (keras.layers.Layer, keras.layers.Wrapper) for name in dir(kind)}
+INHERITED = STOCK | set(vars(kd.RandomLayer))
 
 EQUATIONS = tomllib.loads((DOCS / "equations.toml").read_text())
 
@@ -90,7 +91,9 @@ def methods(name, it):
     """Yields a directive for each public method, or property, that is the class's own."""
     for attribute, value in vars(it).items():
         value = getattr(value, "__func__", value)
-        if attribute.startswith("_") or attribute in STOCK or not inspect.getdoc(value):
+        # Not `getdoc`, which finds the text of a method that is overridden.
+        known = STOCK if it is kd.RandomLayer else INHERITED
+        if attribute.startswith("_") or attribute in known or not value.__doc__:
             continue
         path = f"{name}.{attribute}"
         if inspect.isfunction(value):
@@ -112,23 +115,31 @@ def equations(name):
     return "\n\n".join(lines), f"## Traps\n\n{traps}"
 
 
+def pictured(name):
+    """Returns the pictures of an input and of what a layer makes of it, and what they show."""
+    read = gallery.input_of(ROW[name])
+    shown = re.sub(r" \(.*\)$", "", inspect.getdoc(read))
+    shown = shown[0].lower() + shown[1:].rstrip(".")
+    blue = "; blue is where the largest of a window was" if "Pooling" in name else ""
+    return (
+        f"![{read.__name__}]({read.__name__}.png) ![what {name} makes of it]({name}.png)\n\n"
+        f"**What it drops:** {ROW[name].drops}. The first picture is {shown}. The second is what the layer makes of "
+        f"that in training, at a rate of 0.3 if it takes one: orange was dropped{blue}. [All layers](../layers.md)."
+    )
+
+
 def page(name, it):
     kind = "class" if isinstance(it, type) else "function"
     prose, parts = described(kind, name, it)
     summary, _, definition = prose.partition("\n\n")
     picture = ""
     if name in ROW:
-        picture = f"![What {name} drops]({name}.png)\n\nWhat it drops: {ROW[name].drops}. {CAPTION}"
+        picture = pictured(name)
         parts[:0] = equations(name)
     own = "\n\n".join(methods(name, it)) if kind == "class" else ""
     if own:
-        parts.insert(-2, f"## Methods\n\n{own}")
+        parts.insert(-2, f"## Attributes and methods\n\n{own}")
     return "\n\n".join(part for part in [f"# {name}", summary, picture, definition, *parts] if part) + "\n"
-
-
-CAPTION = """The picture is what it makes of a real input in training, at a rate of 0.3 if it takes one: orange
-was dropped, and where blue is, the largest of a window was. [The inputs, and all layers](../layers.md) stand side by
-side."""
 
 
 def pictures():
@@ -160,8 +171,7 @@ def write_pages(app):
     module = "```{py:module} keras_dropouts.random\n```\n\n```{py:currentmodule} None\n```"
     write(REFERENCE / "random.md", "\n\n".join(["# random", module, inspect.getdoc(kd.random), *functions]) + "\n")
     for title, panel in pictures():
-        if title in ROW:
-            panel.save(LAYERS / f"{title}.png")
+        panel.save(LAYERS / f"{title}.png")
     for path in NOTEBOOKS.glob("*.ipynb"):
         write(TUTORIALS / path.name, path.read_text().replace("](../docs/", "](../"))
 
