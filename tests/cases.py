@@ -98,8 +98,8 @@ PARAMETERS = {
     "EmbeddingNoise": st.sampled_from([0.0, 1e-3, 5.0, 100.0]),
     "ConcreteDropout": st.sampled_from([1e-5, 0.1, 0.9]),
 }
-# Where a layer of Keras computes: of those, some cannot be made in float16 on PyTorch, Dense without a bias makes float32
-# of float64 there, and MaxPooling3D takes no float64 on TensorFlow.
+# Where a layer of Keras computes: on PyTorch some cannot be made in float16, and Dense without a bias makes float32 of
+# float64; on TensorFlow MaxPooling3D takes no float64.
 MIXED = st.sampled_from(["float32", "mixed_float16", "mixed_bfloat16"])
 # JAX has no float64 unless told so.
 WIDE = [] if keras.backend.backend() == "jax" else ["float64"]
