@@ -18,7 +18,7 @@ myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
-# What has run once runs again when it has changed. `-D nb_execution_mode=off` leaves outputs out.
+# A notebook that has run runs again when its own code has changed. `-D nb_execution_mode=off` leaves outputs out.
 nb_execution_mode = "cache"
 nb_execution_timeout = 900
 nb_execution_raise_on_error = True

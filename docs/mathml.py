@@ -10,7 +10,9 @@ def visit_math(translator, node):
 
 
 def visit_math_block(translator, node):
-    translator.body.append(f'<div class="equation">{convert(node.astext(), display="block")}</div>')
+    # Formulas that stand apart stand below each other where there is no room.
+    formulas = [convert(part, display="block") for part in node.astext().split(r"\qquad")]
+    translator.body.append(f'<div class="equation">{"".join(formulas)}</div>')
     raise nodes.SkipNode
 
 

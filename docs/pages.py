@@ -108,7 +108,8 @@ def equations(name):
     """Returns the parts of a layer's page about its equations and its traps."""
     said = EQUATIONS.get(name) or EQUATIONS[re.sub(r"[123]D$", "", name)]
     inference = said.get("inference")
-    lines = ["## Equation", "In training:", f"$$ {said['training']} $$"]
+    of_rate = ", at the rate $p$" if re.search(r"(?<![a-zA-Z\\])p(?![a-z])", said["training"]) else ""
+    lines = ["## Equation", f"In training{of_rate}:", f"$$ {said['training']} $$"]
     lines += ["with", f"$$ {said['where']} $$"] if "where" in said else []
     lines += ["At inference:", f"$$ {inference} $$"] if inference else []
     traps = "\n".join(f"- {trap}" for trap in said["traps"])
