@@ -33,7 +33,8 @@ ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 # What layers call the share that they drop.
 RATES = ("rate", "drop_rate", "dropout_rate", "drop_prob", "dropout_prob", "drop_path_rate")
 # Of what a batch normalization reads: by so much its variance must differ, in training and at inference.
-SHIFT = 1.1
+SHIFT = 1.2
+RUNS = 4
 # So often a layer that draws once a call is called until it is taken for one that does not.
 TRIES = 64
 
@@ -103,6 +104,8 @@ class _Run:
         self.draws: dict[keras.layers.Layer, Draws | None] = {}
 
     def audit(self):
+        if not self.candidates:
+            return Audit([], [])
         with Recorder(self.model, self.tapped) as self.recorder:
             self.told = told_in_fit(self.recorder, self.x)
             self.predict = self.tried("predict", lambda: self.model(self.x, training=False))
@@ -506,25 +509,27 @@ class _Run:
         without = self.recorder.record(self.forward, self.draws)
         blamed = {}
         for norm in norms:
-            shift = _shift(norm, self.calls(norm, self.fit), self.calls(norm, without))
-            if shift > SHIFT:
+            if _shift(norm, self.fit, without) > SHIFT:
                 before = self.fit[: self.fit.index(self.calls(norm, self.fit)[0])]
                 nearest = next((call.layer for call in reversed(before) if call.layer in dropping), None)
                 if nearest:
                     blamed.setdefault(nearest, []).append(norm)
+        # One draw may be large by chance.
+        runs = [self.recorder.record(self.forward) for _ in range(RUNS)] if blamed else []
         for layer, near in blamed.items():
-            one_off = self.recorder.record(self.forward, {layer})
-            shifts = {norm: _shift(norm, self.calls(norm, self.fit), self.calls(norm, one_off)) for norm in near}
-            norm = max(shifts, key=shifts.get)
-            if shifts[norm] > SHIFT:
+            without = self.recorder.record(self.forward, {layer})
+            shifts = {norm: np.array([_shift(norm, run, without) for run in runs]) for norm in near}
+            norm = max(shifts, key=lambda norm: shifts[norm].mean())
+            shift, error = shifts[norm].mean(), shifts[norm].std(ddof=1) / np.sqrt(RUNS)
+            if shift - 2 * error > SHIFT:
                 self.find(
                     layer,
                     "before-batch-normalization",
                     WARNING,
-                    f"by it {self.paths[norm]} reads {shifts[norm]:.2f} times the variance in training that it reads "
-                    "at inference, where it divides by that of training",
+                    f"by it {self.paths[norm]} reads {shift:.2f} times the variance in training that it reads at "
+                    "inference, where it divides by that of training",
                     "Put the dropout after the last batch normalization, or lower its rate (arXiv 1801.05134).",
-                    ratio=shifts[norm],
+                    ratio=float(shift),
                 )
 
     def forward(self):
@@ -662,19 +667,14 @@ def _softmax(y):
 
 def _shift(norm, calls, others):
     """Returns how many times the variance that a batch normalization reads is that of other calls, over channels."""
-    pairs = [
-        (numbers(one.args[0]), numbers(other.args[0]))
-        for one, other in zip(calls, others, strict=False)
-        if one.concrete and other.concrete and one.training and not one.repeats
-    ]
     ratios = []
-    for one, other in pairs:
-        axes = tuple(axis for axis in range(one.ndim) if axis != norm.axis % one.ndim)
-        before, after = other.var(axes), one.var(axes)
-        ratios.append(np.log(after[before > 0] + 1e-30) - np.log(before[before > 0]))
-    ratios = np.concatenate(ratios) if ratios else np.zeros(0)
-    if len(ratios) < 2:
-        return float(np.exp(ratios.mean())) if len(ratios) else 1.0
-    error = ratios.std(ddof=1) / np.sqrt(len(ratios))
-    # As much as is certain.
-    return float(np.exp(ratios.mean())) if ratios.mean() > SIGMAS * error else 1.0
+    for one, other in zip(
+        *([c for c in each if c.layer is norm and not c.repeats] for each in (calls, others)), strict=False
+    ):
+        if one.concrete and other.concrete and one.training:
+            before, after = (numbers(call.args[0]) for call in (other, one))
+            axes = tuple(axis for axis in range(before.ndim) if axis != norm.axis % before.ndim)
+            before, after = before.var(axes), after.var(axes)
+            some = (before > 0) & (after > 0)
+            ratios += list(np.log(after[some] / before[some]))
+    return float(np.exp(np.mean(ratios))) if ratios else 1.0

@@ -14,7 +14,8 @@ SIGMAS = 5.0
 # Of two independent masks, one pair in a billion is equal with so many bits.
 BITS = 30
 ELEMENTS, ELEMENTS_IN_HALF = 2**18, 2**20
-CALLS = 32
+# So many times as many elements at most, where many have one draw.
+MOST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +132,7 @@ def draws_of(call):
     if plain.shape != inputs.shape or not np.array_equal(plain, inputs):
         return None
     dropped, factors, values, drawn = [], [], set(), 0
-    while len(dropped) < 2 or (len(dropped) < CALLS and drawn < elements // 2):
+    while len(dropped) < 2 or (drawn < elements // 2 and len(dropped) * inputs.size < MOST * elements):
         outputs = numbers(call.made_with(x, training=True))
         if outputs.shape != inputs.shape:
             return None
