@@ -115,6 +115,14 @@ class _Run:
             if self.refusal and any(row.fit for row in rows):
                 advice = "Where you need dropout in predict, do as it says."
                 self.find(self.model, "no-always-on", NOTE, f"always_on refuses the model: {self.refusal}", advice)
+            if not self.told and rows:
+                self.find(
+                    self.model,
+                    "off-in-fit",
+                    ERROR,
+                    "no layer draws in fit: `train_step` does not call the model with training=True",
+                    "Call `self(x, training=True)` there.",
+                )
             self.check_masks()
             self.check_backward()
             self.check_replicas()
