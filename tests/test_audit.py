@@ -1,7 +1,7 @@
 """kd.audit: planted faults are found, and nothing else; the model is left as it was."""
 
 import functools
-import subprocess
+import runpy
 import sys
 
 import keras
@@ -25,7 +25,7 @@ class Mine(layers.Layer):
     def __init__(self, rate=0.4, fault=None, **kwargs):
         super().__init__(**kwargs)
         self.rate, self.fault = rate, fault
-        self.generator = keras.random.SeedGenerator(5)
+        self.generator = keras.random.SeedGenerator()
 
     def call(self, x, training=None):
         if self.fault == "frozen":
@@ -251,13 +251,13 @@ def test_replicas():
 
 def sequences():
     """A model with dropout in recurrent layers, wrappers and attention, of indices."""
-    inputs = keras.Input((None,), dtype="int32", name="inputs")
+    inputs = keras.Input((12,), dtype="int32", name="inputs")
     x = layers.Embedding(20, 8)(inputs)
     x = layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x)
     x = kd.MultiHeadAttention(2, 4, dropout=0.1)(x, x)
     x = layers.TimeDistributed(layers.Dropout(0.2))(x)
     x = layers.MultiHeadAttention(2, 4)(x, x)
-    x = layers.Bidirectional(layers.GRU(4, dropout=0.2, unroll=True))(layers.Reshape((2, -1))(layers.Flatten()(x[:, :4])))
+    x = layers.Bidirectional(layers.GRU(4, dropout=0.2, unroll=True))(x[:, :2])
     return keras.Model(inputs, layers.Dense(2)(x))
 
 
@@ -307,7 +307,7 @@ def test_applications(name):
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="`model` must be a keras.Model that is built"):
+    with pytest.raises(ValueError, match="`model` must be"):
         kd.audit(layers.Dropout(0.5))
     with pytest.raises(ValueError, match="`x` must be given"):
         inputs = keras.Input((), dtype="string")
@@ -333,8 +333,8 @@ def test_the_command_line(tmp_path, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_the_module(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "keras_dropouts", "audit", str(tmp_path / "none.keras")], capture_output=True, text=True
-    )
-    assert run.returncode == 2 and "must be a .keras file" in run.stderr
+def test_the_module(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["keras_dropouts", "audit", str(tmp_path / "none.keras")])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_module("keras_dropouts", run_name="__main__")
+    assert exit.value.code == 2 and "must be a .keras file" in capsys.readouterr().err

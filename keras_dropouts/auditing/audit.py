@@ -1,6 +1,7 @@
 """`keras_dropouts.audit`: whether the dropout of a model drops, where and as often as it says."""
 
 import itertools
+import math
 import warnings
 from typing import Any
 
@@ -37,6 +38,8 @@ SHIFT = 1.2
 RUNS = 4
 # So often a layer that draws once a call is called until it is taken for one that does not.
 TRIES = 64
+# With that many draws expected, none is seen once in a million times; for rare ones it is not tried.
+CERTAIN, MOST_TRIES = 14, 300
 
 
 def audit(model: keras.Model, x: Any = None) -> Audit:
@@ -192,9 +195,9 @@ class _Run:
         if draws and _is_share(layer) and rate is not None and (draws.is_mask or not draws.changes):
             share = draws.share
             z = draws.share_z(rate) if 0 < rate < 1 else None
-            # Too rarely to be seen.
-            if not draws.changes and z is not None and z > -SIGMAS:
-                can = in_fit = None
+            if z is not None and not draws.changes:
+                can = self.can_still(known, rate, draws)
+                in_fit = None if can is None else in_fit or (can and any(call.training for call in fit))
         row = AuditedLayer(
             self.paths[layer],
             type(layer).__name__,
@@ -238,6 +241,13 @@ class _Run:
                 break
         # What is the same each time may be no draw, as the statistics of a batch.
         return declared and changed, declared and changed
+
+    def can_still(self, call, rate, draws):
+        """Returns whether a layer of which nothing was seen draws, which it may once a call; `None` if too rarely."""
+        tries = min(math.ceil(CERTAIN / rate), MOST_TRIES)
+        if any(_differ(self.recorder.again(call, True), call.args[0]) for _ in range(tries)):
+            return True
+        return False if rate * max(tries, draws.groups) >= CERTAIN else None
 
     def draws_in(self, calls, can):
         if not calls:
@@ -390,15 +400,15 @@ class _Run:
                 continue
             call, x, y = known[one]
             further, u, v = known[other]
+            equal = False
             if x.shape == u.shape:
                 both = (x != 0) & (u != 0)
                 groups = min(
                     self.draws[layer].groups * len(x) / len(self.draws[layer].dropped[0]) for layer in (one, other)
                 )
                 equal = same((y == 0)[both], (v == 0)[both], groups * both.mean()) if both.any() else False
-            else:
-                equal = call.states and call.states == further.states and self.same_from(call, further)
-            if equal:
+            # One after the other, the second finds nothing left to drop.
+            if equal or (call.states and call.states == further.states and self.same_from(call, further)):
                 twins.add(other)
                 self.find(
                     other,
@@ -432,7 +442,7 @@ class _Run:
                 alike = [each for each in forward if _equal(each.args, call.args)]
                 if alike and all(_differ(each.outputs, call.outputs) for each in alike):
                     wrong = "checkpointing calls it again in the backward pass, where it draws another mask"
-            if not wrong and draws and draws.changes and not isinstance(layer, ShakeDrop):
+            if not wrong and draws and draws.changes and self.rates[layer] != 1 and not isinstance(layer, ShakeDrop):
                 wrong = self.wrong_gradient(forward[0] if forward else None, draws)
             if wrong:
                 self.find(
@@ -481,7 +491,7 @@ class _Run:
         outputs = [numbers(y) for y in tensors(self.outputs)]
         for layer, draws in self.draws.items():
             for call in self.calls(layer, self.fit):
-                if not (draws and draws.changes and call.training and call.concrete):
+                if not (draws and draws.changes and self.rates[layer] != 1 and call.training and call.concrete):
                     continue
                 y = numbers(call.outputs)
                 fits = [each.ravel() for each in outputs if each.size == y.size]

@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv=None):
-    """Runs the command line. Returns 0 if there is no problem, 1 if there are some; exits with 2 if it is used wrongly."""
+    """Returns 0 if there is no problem, 1 if there are some; exits with 2 if it cannot tell."""
     parser = Parser(
         prog="python -m keras_dropouts audit",
         description="Runs a saved model and says of each layer that draws whether it drops in fit, in predict and in "

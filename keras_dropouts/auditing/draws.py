@@ -13,7 +13,7 @@ from keras_dropouts.auditing.recording import numbers
 SIGMAS = 5.0
 # Of two independent masks, one pair in a billion is equal with so many bits.
 BITS = 30
-ELEMENTS, ELEMENTS_IN_HALF = 2**18, 2**20
+ELEMENTS, ELEMENTS_IN_HALF = 2**18, 2**19
 # So many times as many elements at most, where many have one draw.
 MOST = 8
 
@@ -139,7 +139,9 @@ def draws_of(call):
         dropped.append(outputs <= 0)
         factors.append(outputs / inputs)
         values.update(np.unique(outputs[dropped[-1]]))
-        drawn += groups_of(dropped[-1] if dropped[-1].any() else factors[-1])
+        # By the sample at least, where nothing shows it.
+        changed = (factors[-1] != 1).any()
+        drawn += groups_of(dropped[-1] if dropped[-1].any() else factors[-1]) if changed else len(inputs)
     precision = float(precision_of(dtype))
     if len(values) != 1:
         # Noise, which may be below 0 too.

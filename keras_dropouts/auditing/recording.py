@@ -21,6 +21,7 @@ elif BACKEND == "jax":
     import jax
 else:
     import torch
+    import torch.utils.checkpoint
 
 
 @dataclasses.dataclass(eq=False)
@@ -290,7 +291,9 @@ def with_gradient(function, inputs, recorder):
         inputs = tree.map_structure(lambda x: ops.convert_to_tensor(x).detach().clone(), inputs)
         for x in tensors(inputs):
             x.requires_grad_(x.is_floating_point())
-        outputs = function(inputs)
+        # To the end of what it repeats, which it leaves by an error else.
+        with torch.utils.checkpoint.set_checkpoint_early_stop(False):
+            outputs = function(inputs)
         loss = _sum(outputs)
         if loss.requires_grad:
             with recorder.repeating():
