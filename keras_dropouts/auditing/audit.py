@@ -96,7 +96,7 @@ class _Run:
         self.candidates = [layer for layer in layers if layer not in served and _may_draw(layer)]
         self.norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
         self.by_always_on = {part for layer in layers if isinstance(layer, AlwaysOn) for part in all_layers(layer)}
-        within = {part for layer in self.candidates if _is_own(layer) for part in held_layers(layer)}
+        within = {part for layer in self.candidates if _is_whole(layer) for part in held_layers(layer)}
         whole = within.union(self.candidates, self.norms)
         hidden = {part for layer in served for part in all_layers(layer)}
         self.tapped = {layer: layer in whole for layer in layers if layer not in hidden}
@@ -178,6 +178,8 @@ class _Run:
         try:
             draws = self.drawn_by(layer, known)
             can, repeats = self.can_draw(layer, known, draws)
+        except Diverged:
+            draws, can, repeats = None, None, False
         except Exception as error:
             if not declared:
                 return None
@@ -252,17 +254,19 @@ class _Run:
     def draws_in(self, calls, can):
         if not calls:
             return None
-        return any(self.draws_at(call, can) for call in calls)
+        seen = {self.draws_at(call, can) for call in calls}
+        return True if True in seen else None if None in seen else False
 
     def draws_at(self, call, can):
         if call.training and can:
             return True
+        unknown = None if call.training and can is None else False
         if not call.concrete:
-            return bool(call.training) and can is not False
+            return unknown
         try:
-            return _differ(call.outputs, self.recorder.again(call, False))
+            return _differ(call.outputs, self.recorder.again(call, False)) or unknown
         except Diverged:
-            return False
+            return unknown
 
     def check_calls(self, layer, row, fit, predict, can):
         """When the layer draws."""
@@ -296,7 +300,7 @@ class _Run:
                 "it draws nothing, though it is told training=True",
                 "Look into its `call`: what else does it ask for?",
             )
-        elif row.fit is None and not fit and self.told:
+        elif not fit and self.told:
             self.find(
                 layer,
                 "off-in-fit",
@@ -602,6 +606,11 @@ def _served(layers):
 def _is_own(layer):
     """Whether a layer is of a class that is neither Keras's nor ours."""
     return type(layer).__module__.split(".")[0] not in ("keras", "keras_dropouts")
+
+
+def _is_whole(layer):
+    """Whether what a layer draws itself must be told from what the layers do that it calls."""
+    return _is_own(layer) and not isinstance(layer, (SeededLayer, MultiHeadAttention))
 
 
 def _may_draw(layer):

@@ -145,8 +145,9 @@ class Recorder:
             yield
 
     def again(self, call, training):
-        """Returns what the layer returns if it is called so again; what it calls returns what it did."""
-        self._replaying, self._waiting = call, collections.deque(call.within)
+        """Returns what the layer returns if it is called so again; what it calls, if recorded whole, what it did."""
+        if all(noted.outputs is not None for noted in call.within):
+            self._replaying, self._waiting = call, collections.deque(call.within)
         try:
             return call.layer(*call.args, **call.kwargs, training=training)
         finally:
