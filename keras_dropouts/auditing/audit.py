@@ -500,10 +500,12 @@ class _Run:
                 y = numbers(call.outputs)
                 fits = [each.ravel() for each in outputs if each.size == y.size]
                 if any(_close(y.ravel(), each) for each in fits):
+                    # A backbone, to which others add the rest, may end so.
+                    backbone = not self.model.compiled and y.ndim > 2
                     self.find(
                         layer,
                         "on-output",
-                        WARNING,
+                        NOTE if backbone else WARNING,
                         "what it drops is the output of the model",
                         "Put it before the last layer with weights.",
                     )

@@ -1,6 +1,7 @@
 """python -m keras_dropouts audit: the command line of `keras_dropouts.audit`."""
 
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
@@ -52,6 +53,9 @@ def read(path):
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"the model must be a .keras file that is there. Received: {path}")
     try:
+        # Not to be trained: losses and metrics of your own may be missing.
+        with contextlib.suppress(Exception):
+            return keras.models.load_model(path)
         return keras.models.load_model(path, compile=False)
     # What a file of another Keras, or a broken one, raises is of many kinds.
     except Exception as error:
