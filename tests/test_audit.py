@@ -297,6 +297,7 @@ def test_our_layers(row):
     assert [layer.fit for layer in result.layers] == [True]
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="it compiles each operation by itself, for half a minute")
 @pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small"])
 def test_applications(name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), alpha=0.25, classes=10)
