@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dropouts.keras_internals import seed_generators, untracked
+from keras_dropouts.random import backend
 from keras_dropouts.random.backend import BACKEND
 
 if BACKEND == "tensorflow":
@@ -271,7 +272,7 @@ def _has_value(x):
         return not tf.is_symbolic_tensor(x)
     if BACKEND == "jax":
         return not isinstance(x, jax.core.Tracer)
-    return x.device.type != "meta" and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return x.device.type != "meta" and not backend.is_mapped(x)
 
 
 def with_gradient(function, inputs, recorder):

@@ -18,6 +18,14 @@ class Finding:
         message: What was seen.
         advice: What to do.
         measured: The numbers behind it, by name.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import audit
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(1.0), keras.layers.Dense(2)])
+    >>> audit(model).problems[0].what
+    'rate-1'
     """
 
     path: str
@@ -44,6 +52,14 @@ class AuditedLayer:
         always_on: Whether it draws in `keras_dropouts.always_on`; `None` if there is no telling.
         share: The share that it dropped, or `None` where it is no multiplication by a mask.
         z: By how many standard errors the share is above the rate, or `None` where the rate is no such share.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import audit
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(1.0), keras.layers.Dense(2)])
+    >>> audit(model).layers[0].fit
+    True
     """
 
     path: str
@@ -63,6 +79,14 @@ class Audit:
     Attributes:
         layers: An `AuditedLayer` for each layer that draws, in the order of the model.
         findings: All that was found, a list of `Finding`.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_dropouts import audit
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dropout(1.0), keras.layers.Dense(2)])
+    >>> audit(model).exit_code
+    1
     """
 
     layers: list[AuditedLayer]
