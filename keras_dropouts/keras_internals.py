@@ -174,6 +174,14 @@ def origin(tensor):
     return tensor._keras_history.operation
 
 
+def wired_on(layer):
+    """Whether a layer was given `training=True` where a graph was made that calls it.
+
+    Of `False` the graph does not say whether it was given: Keras notes the default too.
+    """
+    return any(node.arguments.kwargs.get("training") is True for node in layer._inbound_nodes)
+
+
 def own_attributes(layer):
     """Returns the names of a layer's attributes but for those by which Keras and its backend keep their books.
 

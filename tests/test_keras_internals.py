@@ -477,3 +477,11 @@ def test_no_private_name_is_one_of_keras():
     assert len(classes) > 30
     found = {name: clashes for name, clashes in classes.items() if clashes}
     assert not found, f"Classes of ours that define private names of Keras, or of PyTorch: {found}"
+
+
+@needed_by("audit, which tells of training=True in a graph")
+def test_wired_on():
+    inputs = keras.Input((3,))
+    plain, on = layers.Dropout(0.5), layers.Dropout(0.5)
+    on(plain(inputs), training=True)
+    assert (internals.wired_on(plain), internals.wired_on(on)) == (False, True)
