@@ -78,7 +78,7 @@ class ByFunction(Builder):
         if not sites:
             raise ValueError("`build_model` must say where dropout may go: dropout(keras.layers.Dense(64))(x).")
         places = len(sites) - len(refusals) if candidate.layer is not None else 0
-        return model, places, sites, model.input, next(iter(refusals), None)
+        return model, places, sites, _input(model), next(iter(refusals), None)
 
 
 DROPOUTS = keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout, RandomLayer
@@ -130,7 +130,7 @@ class ByRule(Builder):
         taken = hidden if candidate.wraps or not dropouts else dropouts
         sites = [(layer, layer.input) for layer in taken]
         compiled = self.model.compiled and _compile_config(self.model)
-        given_to = model.input
+        given_to = _input(model)
         fitting, refusal = [], "It has no hidden layer."
         for layer, inputs in sites if candidate.layer is not None else ():
             try:
@@ -162,6 +162,10 @@ class ByRule(Builder):
             if candidate.wraps or dropouts:
                 return replace(model, lambda layer: layer in dropouts or layer in fitting, make)
             return insert_after(model, lambda layer: layer in fitting, make)
+
+
+def _input(model):
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def _called(model):
