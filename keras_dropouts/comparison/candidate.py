@@ -5,11 +5,11 @@ import importlib
 import inspect
 import math
 import numbers
-import random
 from collections.abc import Iterable
 
 import keras
 
+from keras_dropouts.keras_internals import seed_numbers
 from keras_dropouts.layers.arguments import as_number
 
 
@@ -139,8 +139,9 @@ class Candidate:
 
     def apply(self, layer, inputs, **kwargs):
         """Returns what `layer` makes of `inputs`, with this dropout. Raises a `ValueError` where they do not fit."""
-        # The seeds of the weights to come are Python's random numbers, and must not depend on the dropout.
-        state = random.getstate()
+        # The seeds of the weights to come must not depend on the dropout.
+        source = seed_numbers()
+        state = source.getstate()
         try:
             if self.wraps:
                 return self.new(layer=layer)(inputs, **kwargs)
@@ -153,7 +154,7 @@ class Candidate:
                 )
             return outputs
         finally:
-            random.setstate(state)
+            source.setstate(state)
 
 
 def require(*modules):

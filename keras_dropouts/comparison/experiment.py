@@ -4,8 +4,10 @@ import contextlib
 import functools
 import importlib
 import pathlib
+import random
 import statistics
 import tempfile
+import threading
 import time
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_dropouts.comparison.placement import digest
+from keras_dropouts.keras_internals import seeds_drawn_from
 
 # Step time: the median over this many pairs of short epochs, without and with dropout, of at most so many steps.
 ROUNDS, STEPS = 7, 8
@@ -80,7 +83,9 @@ class Experiment:
         model = _compiled(self, run.candidate)
         seed = (self.settings["seed"] + run.repeat) % 2**32
         keras.utils.set_random_seed(seed)
-        start = self.build(run.candidate).model
+        # A scheduler's threads may draw from Python's own in between.
+        with seeds_drawn_from(random.Random(seed)):
+            start = self.build(run.candidate).model
         start.optimizer.build(start.trainable_variables)
         _assign(model, start)
         # Once more: the batches must not depend on what the building took.
@@ -157,11 +162,16 @@ class Experiment:
         return statistics.median(time / base for time, base in zip(ours, none, strict=True))
 
 
+# Random numbers and models are those of a process, which a scheduler may give several runs at a time.
+_alone = threading.Lock()
+
+
 def execute(experiment, run, keep):
     """A run in another process, or in this one."""
-    if here() != experiment.here:
-        _as_there(experiment.here)
-    return run, *experiment.run(run, keep)
+    with _alone:
+        if here() != experiment.here:
+            _as_there(experiment.here)
+        return run, *experiment.run(run, keep)
 
 
 def here():
