@@ -143,8 +143,7 @@ class ByRule(Builder):
         if fitting or dropouts:
             model = self._changed(model, candidate, fitting, dropouts)
         elif self.finetune:
-            model = keras.models.clone_model(model)
-            model.set_weights(self.model.get_weights())
+            model = _with_weights(keras.models.clone_model(model), self.model, lambda layer: True)
         if compiled:
             model.compile_from_config(compiled)
         return model, len(fitting), sites, given_to, refusal
@@ -217,10 +216,20 @@ def _with_new_weights(model):
             f"`model` must be one that keras.models.clone_model can make again: {one_line(error)}. "
             f"Give a function `build_model(dropout)`, or finetune=True."
         ) from error
-    for old, new in zip(all_layers(model), all_layers(fresh), strict=True):
-        if not old.trainable or isinstance(old, keras.layers.Normalization):
+    return _with_weights(
+        fresh, model, lambda layer: not layer.trainable or isinstance(layer, keras.layers.Normalization)
+    )
+
+
+def _with_weights(copy, model, kept):
+    """Returns the copy of a model with the weights of those of its layers that are to be kept."""
+    for old, new in zip(all_layers(model), all_layers(copy), strict=True):
+        if kept(old):
             new.set_weights(old.get_weights())
-    return fresh
+            if isinstance(new, keras.layers.Normalization):
+                # It computes with what it made of its variables.
+                new.finalize_state()
+    return copy
 
 
 def _compile_config(model):
