@@ -61,10 +61,10 @@ def test_ctrl_c_at_any_moment_loses_nothing(tmp_path, monkeypatch, untimed, undr
 
     def interrupted(before, self, key, record):
         if before:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         put(self, key, record)
         if not before:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment.Experiment, "run", counted)
     for before in (True, False) * 4:
