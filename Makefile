@@ -12,7 +12,7 @@ jax := jax
 # Triton comes with PyTorch's builds for GPUs; its kernels are tested without one.
 torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
 
-.PHONY: compare test test-all test-oldest bench bench-all lint
+.PHONY: compare test test-all test-oldest bench bench-all papers lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -39,6 +39,9 @@ bench-all:
 	$(MAKE) bench KERAS_BACKEND=tensorflow
 	$(MAKE) bench KERAS_BACKEND=jax
 	$(MAKE) bench KERAS_BACKEND=torch
+
+papers: .venv/$(KERAS_BACKEND)
+	.venv/bin/python -m papers $(ARGS)
 
 lint: .venv/tensorflow
 	.venv/bin/ruff check
