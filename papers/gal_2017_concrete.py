@@ -2,12 +2,12 @@
 
 The authors' program draws N points of y = 2x + 8 + noise, x and noise standard normal, and fits a network of three
 hidden layers of 1024 ReLU units that gives a mean and a log variance, each layer with a concrete dropout of its own,
-length scale 1e-4, tau 1, Adam, batches of 20, some 20,000 points seen for each N: a thousand updates, in which a
-rate that starts at 0.1 cannot pass 0.23 or so, for an update of Adam moves its logit by 0.001. It shows that with more data the
-learnt rates and the epistemic standard deviation (that of the means of Monte Carlo passes) fall, and that the
-aleatoric one (the noise that the network predicts) approaches the truth, 1. No numbers are published. Here it is the
-same at the budget below, each epoch with 2000 points, repeated where N is less; 20 Monte Carlo passes, on 200 new
-points.
+length scale 1e-4, tau 1, Adam, batches of 20, some 20,000 points seen for each N. It shows that with more data the
+learnt rates and the epistemic standard deviation (that of the means of Monte Carlo passes) fall, and that the aleatoric
+one (the noise that the network predicts) approaches the truth, 1. No numbers are published. An update of Adam moves the
+logit of a rate by about 0.001, so that in a thousand updates a rate that starts at 0.1 cannot pass 0.23; here layers
+are narrower, five times as many points are seen, and an epoch is of 2000 points, repeated where N is less, so that all
+batches are of 20. The standard deviations are of 20 Monte Carlo passes on 200 new points.
 """
 
 import keras
