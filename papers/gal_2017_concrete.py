@@ -19,7 +19,7 @@ from keras_dropouts import ConcreteDropout, monte_carlo
 DATA = None
 ARMS = tuple(f"N = {n}" for n in (10, 25, 50, 100, 1000, 10_000))
 BUDGETS = {
-    "short": {"seeds": 2, "units": 16, "points": 200},
+    "short": {"seeds": 1, "units": 16, "points": 200},
     "usual": {"seeds": 5, "units": 256, "points": 100_000},
     "full": {"seeds": 10, "units": 1024, "points": 400_000},
 }

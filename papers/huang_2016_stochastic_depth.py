@@ -24,7 +24,7 @@ DATA = "fashion_mnist"
 ARMS = ("all",)
 ROWS = ("none", "StochasticDepth", "SkipPath")
 BUDGETS = {
-    "short": {"seeds": 2, "images": 100, "channels": 2, "blocks": 2, "epochs": 1, "rounds": 1},
+    "short": {"seeds": 1, "images": 100, "channels": 2, "blocks": 2, "epochs": 1, "rounds": 1},
     "usual": {"seeds": 5, "images": 1000, "channels": 16, "blocks": 8, "epochs": 10, "rounds": 3},
     "full": {"seeds": 5, "images": 60_000, "channels": 16, "blocks": 54, "epochs": 100, "rounds": 3},
 }

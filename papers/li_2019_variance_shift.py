@@ -29,7 +29,7 @@ NOISES = {
 }
 ARMS = tuple(NOISES)
 BUDGETS = {
-    "short": {"seeds": 2, "images": 500, "units": 16, "epochs": 1},
+    "short": {"seeds": 1, "images": 500, "units": 16, "epochs": 1},
     "usual": {"seeds": 5, "images": 5000, "units": 512, "epochs": 15},
     "full": {"seeds": 5, "images": 60_000, "units": 1024, "epochs": 30},
 }
@@ -44,8 +44,13 @@ PUBLISHED = {
     "ratio of variances, in the network": dict.fromkeys(ARMS),
     "test error, %": dict.fromkeys(ARMS),
     "test error then re-estimated, %": dict.fromkeys(ARMS),
+    "re-estimated less not, test error": dict.fromkeys(ARMS),
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "The layers have the ratios of the formulas to 0.001, and the network's are in the paper's order but nearer to 1 "
+    "(0.73 for dropout 0.5, 1.01 for Uout 0.1 and for none); with new statistics the error falls clearly for Gaussian "
+    "noise alone (-0.14 [-0.22, -0.06]), and at this budget noise costs accuracy by more than the shift."
+)
 
 
 def measure(run):
@@ -77,6 +82,7 @@ def measure(run):
         normalization.moving_mean.assign(found.mean(0))
         normalization.moving_variance.assign(found.var(0))
     rows["test error then re-estimated, %"] = test_error(model, test)
+    rows["re-estimated less not, test error"] = rows["test error then re-estimated, %"] - rows["test error, %"]
     if noise is not None:
         normal = run.random(1).standard_normal((1000, 1000), "float32")
         drawn = keras.ops.convert_to_numpy(noise[0](noise[1], seed=run.layer_seed())(normal, training=True))
@@ -88,7 +94,7 @@ def draw(figure, measured):
     panels = figure.subplots(1, 2)
     rows = [row for row in ARMS if row in measured]
     places = np.arange(len(rows))
-    for axes, measures in zip(panels, (list(PUBLISHED)[:2], list(PUBLISHED)[2:]), strict=True):
+    for axes, measures in zip(panels, (list(PUBLISHED)[:2], list(PUBLISHED)[2:4]), strict=True):
         for i, measure in enumerate(measures):
             values = [measured[row].get(measure, np.array([np.nan])) for row in rows]
             axes.errorbar(
@@ -100,4 +106,4 @@ def draw(figure, measured):
         places, [published.get(row, np.nan) for row in rows], "k_", markersize=16, label="the paper's formula"
     )
     for axes in panels:
-        axes.legend(fontsize=7)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7)

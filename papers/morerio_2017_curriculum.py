@@ -20,8 +20,8 @@ from papers.run import test_error
 DATA = "mnist"
 ARMS = ("constant", "curriculum", "annealed", "none")
 BUDGETS = {
-    "short": {"seeds": 2, "images": 300, "units": 16, "epochs": 1},
-    "usual": {"seeds": 5, "images": 3000, "units": 800, "epochs": 20},
+    "short": {"seeds": 1, "images": 300, "units": 16, "epochs": 1},
+    "usual": {"seeds": 5, "images": 1000, "units": 800, "epochs": 80},
     "full": {"seeds": 10, "images": 60_000, "units": 800, "epochs": 200},
 }
 PUBLISHED = {

@@ -20,8 +20,8 @@ WIDTHS = {"2 x 800": (800, 800), "3 x 1024": (1024, 1024, 1024)}
 METHODS = ("none", "dropout", "dropout and max-norm")
 ARMS = tuple(f"{widths}, {method}" for widths in WIDTHS for method in METHODS)
 BUDGETS = {
-    "short": {"seeds": 2, "images": 300, "shrunk": 50, "epochs": 1},
-    "usual": {"seeds": 5, "images": 3000, "shrunk": 1, "epochs": 20},
+    "short": {"seeds": 1, "images": 300, "shrunk": 50, "epochs": 1},
+    "usual": {"seeds": 5, "images": 1000, "shrunk": 1, "epochs": 80},
     "full": {"seeds": 5, "images": 60_000, "shrunk": 1, "epochs": 200},
 }
 SAID = {"2 x 800, none": 1.60, "3 x 1024, dropout": 1.25, "3 x 1024, dropout and max-norm": 1.06}

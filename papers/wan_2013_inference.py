@@ -18,7 +18,7 @@ from papers import data
 DATA = "mnist"
 ARMS = ("DropConnect",)
 BUDGETS = {
-    "short": {"seeds": 2, "images": 500, "units": 16, "epochs": 1, "masks": 30, "test_images": 50},
+    "short": {"seeds": 1, "images": 500, "units": 16, "epochs": 1, "masks": 30, "test_images": 50},
     "usual": {"seeds": 5, "images": 3000, "units": 100, "epochs": 10, "masks": 10_000, "test_images": 300},
     "full": {"seeds": 5, "images": 60_000, "units": 800, "epochs": 60, "masks": 10_000, "test_images": 10_000},
 }
@@ -28,7 +28,11 @@ PUBLISHED = {
     "negative log likelihood": dict.fromkeys(ROWS),
     "distance of probabilities to masks": dict.fromkeys(("moments", "networks", "mean network")),
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "The moments do stand for the masks, 0.0006 from the probabilities by 10,000 of them where the mean network is "
+    "0.012 away; but the mean network has the better likelihood with these weights (0.212 against 0.220), and the "
+    "errors on 300 images do not tell the ways apart."
+)
 RATE = 0.5
 
 

@@ -17,7 +17,7 @@ from papers.run import test_error
 DATA = "mnist"
 ARMS = ("max pooling", "max-pooling dropout")
 BUDGETS = {
-    "short": {"seeds": 2, "images": 300, "channels": 2, "epochs": 1},
+    "short": {"seeds": 1, "images": 300, "channels": 2, "epochs": 1},
     "usual": {"seeds": 5, "images": 2000, "channels": 16, "epochs": 12},
     "full": {"seeds": 5, "images": 60_000, "channels": 32, "epochs": 100},
 }
