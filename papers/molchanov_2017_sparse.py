@@ -18,7 +18,7 @@ from papers.run import test_error
 DATA = "mnist"
 ARMS = ("none", "sparse variational dropout")
 BUDGETS = {
-    "short": {"seeds": 2, "images": 1000, "epochs": 2},
+    "short": {"seeds": 1, "images": 1000, "epochs": 2},
     "usual": {"seeds": 3, "images": 60_000, "epochs": 30},
     "full": {"seeds": 5, "images": 60_000, "epochs": 200},
 }
