@@ -5,7 +5,7 @@ normalization, on MNIST read pixel by pixel in a permuted order; it and the prog
 long here: an LSTM reads the 28 rows of an image, in an order that is drawn once, and the last output goes to a softmax.
 Each method is at one rate that is not tuned: zoneout at 0.15, as the authors have it, variational dropout (Gal and
 Ghahramani 2016) of the output that is fed back, recurrent dropout (Semeniuta et al. 2016) and RNNDrop (Moon et al.
-2015) at 0.25. For these no number on MNIST is published. Adam at 0.002, batches of 50, gradients clipped at a norm of 1.
+2015) at 0.25. No number on MNIST of theirs is known. Adam at 0.002, batches of 50, gradients clipped to a norm of 1.
 """
 
 import keras
