@@ -20,7 +20,7 @@ DATA = "mnist"
 ARMS = ("no dropout", "dropout")
 BUDGETS = {
     "short": {"seeds": 1, "images": 500, "epochs": 4, "passes": 3, "rotated": 60, "others": 60},
-    "usual": {"seeds": 5, "images": 10_000, "epochs": 5, "passes": 30, "rotated": 200, "others": 1000},
+    "usual": {"seeds": 3, "images": 5000, "epochs": 6, "passes": 30, "rotated": 200, "others": 1000},
     "full": {"seeds": 10, "images": 60_000, "epochs": 20, "passes": 100, "rotated": 5000, "others": 10_000},
 }
 ROWS = ("no dropout, entropy", "dropout off, entropy", "Monte Carlo, entropy", "Monte Carlo, mutual information")
