@@ -26,7 +26,7 @@ METHODS = {
 ARMS = tuple(METHODS)
 BUDGETS = {
     "short": {"seeds": 1, "images": 100, "units": 4, "epochs": 1},
-    "usual": {"seeds": 3, "images": 2000, "units": 64, "epochs": 12},
+    "usual": {"seeds": 5, "images": 2000, "units": 64, "epochs": 60},
     "full": {"seeds": 5, "images": 60_000, "units": 128, "epochs": 50},
 }
 PUBLISHED = {

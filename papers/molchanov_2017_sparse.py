@@ -25,10 +25,15 @@ BUDGETS = {
 LAYERS = ("first layer", "second layer", "third layer")
 PUBLISHED = {
     "test error, %": {"none": 1.64, "sparse variational dropout": 1.92},
-    "weights that are 0, %": dict(zip(LAYERS, (98.9, 97.2, 62.0), strict=True)),
+    "first layer, weights that are 0, %": {"sparse variational dropout": 98.9},
+    "second layer, weights that are 0, %": {"sparse variational dropout": 97.2},
+    "third layer, weights that are 0, %": {"sparse variational dropout": 62.0},
     "weights for each that is not 0": {"sparse variational dropout": 68},
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "In 30 epochs for 200 as many weights go as in the authors' README, one in 76 is left, more in the last layer and "
+    "fewer in the first; it costs 0.55 % more errors, theirs 0.28 %."
+)
 BATCH = 100
 
 
@@ -67,23 +72,24 @@ def measure(run):
         return found
 
     logs = run.fit(model, x, y, run.budget.epochs, BATCH, after_epoch)
-    rows = {run.arm: {"test error, %": logs[-1]["error"], "errors": [log["error"] for log in logs]}}
+    found = {"test error, %": logs[-1]["error"], "errors": [log["error"] for log in logs]}
     if layers is not dense:
-        rows[run.arm]["weights for each that is not 0"] = compress(model).ratio
+        found["weights for each that is not 0"] = compress(model).ratio
         for name in LAYERS:
             curve = [log[name] for log in logs]
-            rows[name] = {"weights that are 0, %": curve[-1], "by epoch": curve}
-    return rows
+            found |= {f"{name}, weights that are 0, %": curve[-1], f"{name}, by epoch": curve}
+    return {run.arm: found}
 
 
 def draw(figure, measured):
     panels = figure.subplots(1, 2)
-    for row in measured:
-        axes, measure = (panels[1], "by epoch") if row in LAYERS else (panels[0], "errors")
-        curves = measured[row][measure]
-        epochs = range(1, curves.shape[1] + 1)
-        (line,) = axes.plot(epochs, curves.mean(0), label=row)
-        axes.fill_between(epochs, curves.min(0), curves.max(0), color=line.get_color(), alpha=0.2)
+    curves = [(panels[0], row, measured[row]["errors"]) for row in measured]
+    if ARMS[1] in measured:
+        curves += [(panels[1], name, measured[ARMS[1]][f"{name}, by epoch"]) for name in LAYERS]
+    for axes, label, values in curves:
+        epochs = range(1, values.shape[1] + 1)
+        (line,) = axes.plot(epochs, values.mean(0), label=label)
+        axes.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2)
     for axes, label in zip(panels, ("test error, %", "weights that are 0, %"), strict=True):
         axes.set(xlabel="epoch", ylabel=label)
         axes.legend()

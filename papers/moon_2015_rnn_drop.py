@@ -29,7 +29,10 @@ PUBLISHED = {
     "0.05 written, memory where kept": dict(zip(HOWS, (1.0, 1.23, "7.2e3"), strict=True)),
     "0.05 written, mean memory": dict(zip(HOWS, (1.0, 0.985, "5.8e3"), strict=True)),
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "Scaled at each timestep, a memory that would decay grows 5.4e3 times in 50 timesteps; the layer's decays as "
+    "without dropout, and what is written has the same mean."
+)
 RATE, FORGET = 0.2, 0.95
 
 
