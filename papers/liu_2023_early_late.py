@@ -23,7 +23,7 @@ HOWS = ("none", "throughout", "early", "late")
 ARMS = tuple(f"{model}, {how}" for model in MODELS for how in HOWS)
 BUDGETS = {
     "short": {"seeds": 1, "underfitting": [300, 1], "overfitting": [300, 1]},
-    "usual": {"seeds": 10, "underfitting": [10_000, 12], "overfitting": [500, 60]},
+    "usual": {"seeds": 5, "underfitting": [10_000, 12], "overfitting": [500, 60]},
     "full": {"seeds": 10, "underfitting": [60_000, 30], "overfitting": [500, 300]},
 }
 PUBLISHED = {
