@@ -30,7 +30,11 @@ PUBLISHED = {
     "test error, %": dict.fromkeys(ROWS[:3]),
     "wrong and sure by 0.9 at 90 degrees, %": dict.fromkeys(ROWS[:3]),
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "Of digits rotated by 90 degrees, 37 % are mistaken with a confidence above 0.9 without dropout, 28 % with it off and "
+    "9 % by Monte Carlo; but its passes tell neither clothes nor mistakes apart better than one prediction does with "
+    "dropout off, and three seeds do not tell that from no dropout."
+)
 ANGLES = (0, 15, 30, 45, 60, 75, 90)
 
 
@@ -91,4 +95,4 @@ def draw(figure, measured):
             panels[1].errorbar(ANGLES, curves.mean(0), curves.std(0), marker="o", label=row.split(",")[0])
     for axes, label in zip(panels, ("mean uncertainty, nats", "errors, %"), strict=True):
         axes.set(xlabel="rotated by, degrees", ylabel=label)
-        axes.legend(fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
