@@ -33,8 +33,8 @@ PUBLISHED = {
     "overfitting, training loss": dict.fromkeys(HOWS),
 }
 CONCLUSION = (
-    "The signs are the paper's, early dropout helps the model that underfits and late dropout the one that overfits, but "
-    "neither beyond its interval, and late is no better than throughout; the other way round each does harm."
+    "The signs are the paper's, early dropout helps the model that underfits and late dropout the one that overfits, "
+    "but neither beyond its interval, and late is no better than throughout; the other way round each does harm."
 )
 BATCH = 50
 
