@@ -31,7 +31,11 @@ PUBLISHED = {
     "training loss, dropout on": dict.fromkeys(ARMS),
     "dropped, %": {"Dropout": 10, "SpatialDropout": 10, "DropBlock": "at most 10", "DropBlock, constant": "at most 10"},
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "10 epochs of 2000 images are too few to need dropout: all train more slowly with it, and no test error is told "
+    "from that without, of which seeds spread by 4 %; the ramp costs less than the constant rate, but that is not certain. "
+    "DropBlock drops 9.6 % for 10, for its blocks overlap."
+)
 RATE, BATCH = 0.1, 50
 
 
