@@ -33,7 +33,7 @@ PUBLISHED = {
 }
 CONCLUSION = (
     "10 epochs of 2000 images are too few to need dropout: all train more slowly with it, and no test error is told "
-    "from that without, of which seeds spread by 4 %; the ramp costs less than the constant rate, but that is not certain. "
+    "from that without, of which seeds spread by 4 %; the ramp costs less than the constant rate, not certainly. "
     "DropBlock drops 9.6 % for 10, for its blocks overlap."
 )
 RATE, BATCH = 0.1, 50
