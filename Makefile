@@ -14,7 +14,7 @@ jax := jax
 torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
 docs := --editable .[docs]
 
-.PHONY: compare test test-all test-oldest fuzz bench bench-all docs wheel lint
+.PHONY: compare test test-all test-oldest fuzz bench bench-all papers docs wheel lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -45,6 +45,9 @@ bench-all:
 	$(MAKE) bench KERAS_BACKEND=tensorflow
 	$(MAKE) bench KERAS_BACKEND=jax
 	$(MAKE) bench KERAS_BACKEND=torch
+
+papers: .venv/$(KERAS_BACKEND)
+	.venv/bin/python -m papers $(ARGS)
 
 # Into docs/_build/html, to be opened as a file. Notebooks run once, for minutes: `ARGS="-D nb_execution_mode=off"` leaves
 # their outputs out.
