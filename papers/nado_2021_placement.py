@@ -13,6 +13,7 @@ import keras
 
 from keras_dropouts import ClassificationScore, Dropout, Masksembles, SpatialDropout2D, monte_carlo
 from keras_dropouts.comparison.command import small_model, traits
+from keras_dropouts.comparison.data import Data
 from papers import data
 
 DATA = "fashion_mnist"
@@ -56,7 +57,7 @@ def measure(run):
     (x, y), (x_test, y_test) = data.load(DATA)
     x, y = data.balanced((x, y), run.budget.images)
     x_test, y_test = x_test[: run.budget.test_images], y_test[: run.budget.test_images]
-    model = small_model(*traits(((x, y), (x_test, y_test))), placed(run))
+    model = small_model(*traits(Data((x, y), (x_test, y_test))), placed(run))
     run.fit(model, x, y, run.budget.epochs, batch_size=128)
     off = ClassificationScore(model.predict(x_test, batch_size=250, verbose=0), y_test)
     on = off
