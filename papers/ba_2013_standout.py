@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from keras_dropouts import Dropout, Standout
-from papers import data
+from papers import data, figures
 from papers.run import test_error
 
 DATA = "mnist"
@@ -46,14 +46,6 @@ def measure(run):
 
 
 def draw(figure, measured):
-    curves, dots = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
-    rows = [row for row in ARMS if row in measured]
-    for i, row in enumerate(rows):
-        curve, values = measured[row]["by epoch"].mean(0), measured[row]["test error, %"]
-        curves.plot(range(1, len(curve) + 1), curve, label=row)
-        dots.plot([i] * len(values), values, "o", alpha=0.4)
-    curves.set(xlabel="epoch", ylabel="test error (1000 images), %", yscale="log")
-    curves.grid(alpha=0.3, which="both")
-    curves.legend()
-    dots.set_xticks(range(len(rows)), rows, rotation=25)
-    dots.set_ylabel("test error in the end, %")
+    left, right = figure.subplots(1, 2)
+    figures.curves(left, measured, ARMS, "by epoch", "test error (1000 images), %")
+    figures.dots(right, measured, ARMS, "test error, %")

@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers
 
 from keras_dropouts import SkipPath, StochasticDepth, linear_rates
-from papers import data
+from papers import data, figures
 from papers.run import test_error
 
 DATA = "fashion_mnist"
@@ -79,11 +79,5 @@ def measure(run):
 
 
 def draw(figure, measured):
-    for axes, measure in zip(figure.subplots(1, 2), PUBLISHED, strict=True):
-        rows = [row for row in ROWS if row in measured]
-        for i, row in enumerate(rows):
-            values = measured[row][measure]
-            axes.plot([i] * len(values), values, "o", alpha=0.4, color="tab:blue")
-            axes.plot(i, values.mean(), "_", markersize=25, color="tab:blue")
-        axes.set_xticks(range(len(rows)), rows)
-        axes.set(ylabel=measure, xlim=(-0.5, len(rows) - 0.5))
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), PUBLISHED, strict=True):
+        figures.dots(axes, measured, ROWS, measure)

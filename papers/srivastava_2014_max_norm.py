@@ -11,7 +11,7 @@ larger, and the order and the gaps are what is compared.
 import keras
 
 from keras_dropouts import Dropout
-from papers import data
+from papers import data, figures
 from papers.networks import dense_network
 from papers.run import test_error
 
@@ -48,12 +48,5 @@ def measure(run):
 def draw(figure, measured):
     panels = figure.subplots(1, 2, sharey=True)
     for axes, widths in zip(panels, WIDTHS, strict=True):
-        for method in METHODS:
-            found = measured.get(f"{widths}, {method}")
-            if found:
-                curve = found["by epoch"].mean(0)
-                axes.plot(range(1, len(curve) + 1), curve, label=method)
-        axes.set(title=widths, xlabel="epoch", yscale="log")
-        axes.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel("test error (1000 images), %")
-    panels[0].legend()
+        rows = [arm for arm in ARMS if arm.startswith(widths)]
+        figures.curves(axes, measured, rows, "by epoch", "test error (1000 images), %")

@@ -10,7 +10,7 @@ targets are not known. SGD with a momentum of 0.95 and a learning rate that fall
 import keras
 
 from keras_dropouts import Dropout
-from papers import data
+from papers import data, figures
 from papers.networks import dense_network
 from papers.run import test_error
 
@@ -42,17 +42,7 @@ def measure(run):
 
 
 def draw(figure, measured):
-    axes = figure.subplots()
-    rows = [row for row in ARMS if row in measured]
-    for i, row in enumerate(rows):
-        values = measured[row]["test error, %"]
-        axes.plot(values, [i] * len(values), "o", alpha=0.4, color="tab:blue", label=None if i else "ours, each seed")
-        axes.plot(values.mean(), i, "|", markersize=20, color="tab:blue", label=None if i else "ours, mean")
-    axes.plot(
-        [PUBLISHED["test error, %"][row] for row in rows], range(len(rows)), "s", color="tab:orange", label="paper"
-    )
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.set(xlabel="test error, %", xscale="log")
-    axes.set_xticks([1, 1.5, 2, 3, 4, 5, 6], ["1", "1.5", "2", "3", "4", "5", "6"])
+    axes, published = figure.subplots(), PUBLISHED["test error, %"]
+    figures.dots(axes, measured, ARMS, "test error, %")
+    axes.plot([published[arm] for arm in ARMS], range(len(ARMS)), "ks", label="paper, of all images and updates")
     axes.legend()

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from keras_dropouts import MaxPoolingDropout2D
-from papers import data
+from papers import data, figures
 from papers.run import test_error
 
 DATA = "mnist"
@@ -61,12 +61,4 @@ def measure(run):
 
 
 def draw(figure, measured):
-    axes = figure.subplots()
-    rows = [row for row in PUBLISHED["test error, %"] if row in measured]
-    for i, row in enumerate(rows):
-        values = measured[row]["test error, %"]
-        axes.plot(values, [i] * len(values), "o", alpha=0.4, color="tab:blue")
-        axes.plot(values.mean(), i, "|", markersize=20, color="tab:blue")
-    axes.set_yticks(range(len(rows)), [row.replace(", ", ",\n") for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("test error, %")
+    figures.dots(figure.subplots(), measured, PUBLISHED["test error, %"], "test error, %")
