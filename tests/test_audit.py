@@ -337,3 +337,13 @@ def test_the_module(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         runpy.run_module("keras_dropouts", run_name="__main__")
     assert exit.value.code == 2 and "must be a .keras file" in capsys.readouterr().err
+
+
+def test_masks_that_seldom_drop_are_not_the_same_by_chance():
+    """Of the few samples that a low rate drops, none may be dropped in several batches."""
+    parts = [layers.Dropout(0.0125, noise_shape=(None, 1, 1, 1), seed=seed) for seed in range(16)]
+    inputs = x = keras.Input((16, 16, 32))
+    for part in parts:
+        x = keras.layers.Conv2D(32, 1, use_bias=False)(part(x))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    assert not kd.audit(model).problems

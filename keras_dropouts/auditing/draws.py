@@ -66,7 +66,9 @@ class Draws:
         """Whether the first two calls drew the same, which two independent ones would not."""
         if self.is_mask:
             return same(self.dropped[0], self.dropped[1], self.groups)
-        return self.changes and np.ptp(self.factors[0]) > 0 and np.array_equal(self.factors[0], self.factors[1])
+        # A mask that dropped nothing yet multiplies by one factor.
+        noise = not _constant(self.factors[0], self.precision)
+        return noise and np.array_equal(self.factors[0], self.factors[1])
 
     def _z(self, arrays, expected, spread):
         difference = float(np.mean(arrays)) - expected
@@ -114,6 +116,7 @@ def draws_of(call):
     dtype = keras.backend.standardize_dtype(like.dtype)
     if not keras.backend.is_float_dtype(dtype) or tuple(like.shape) != tuple(call.outputs.shape) or not like.shape:
         return None
+    precision = float(precision_of(dtype))
     rng = np.random.default_rng(0)
     elements = ELEMENTS_IN_HALF if dtype in ("bfloat16", "float16") else ELEMENTS
     size = max(math.prod(like.shape[1:]), 1)
@@ -139,10 +142,9 @@ def draws_of(call):
         dropped.append(outputs <= 0)
         factors.append(outputs / inputs)
         values.update(np.unique(outputs[dropped[-1]]))
+        shown = dropped[-1] if dropped[-1].any() else factors[-1]
         # By the sample at least, where nothing shows it.
-        changed = (factors[-1] != 1).any()
-        drawn += groups_of(dropped[-1] if dropped[-1].any() else factors[-1]) if changed else len(inputs)
-    precision = float(precision_of(dtype))
+        drawn += len(inputs) if _constant(shown, precision) else groups_of(shown)
     if len(values) != 1:
         # Noise, which may be below 0 too.
         dropped = [np.zeros_like(each) for each in dropped]
@@ -151,6 +153,11 @@ def draws_of(call):
     spans = np.nanmax(kept, 1) - np.nanmin(kept, 1) if len(kept) else np.zeros(0)
     is_product = values == {0.0} and bool((spans <= 4 * precision * np.nanmax(kept, 1)).all() if len(kept) else True)
     return Draws(dropped, factors, is_product, drawn // len(dropped), precision)
+
+
+def _constant(numbers, precision):
+    """Whether numbers are the same but for what rounding makes of one factor."""
+    return np.allclose(numbers, numbers.max(), rtol=4 * precision, atol=0)
 
 
 def precision_of(dtype):
