@@ -9,10 +9,12 @@ else
 tensorflow := tensorflow
 endif
 jax := jax
-# Triton comes with PyTorch's builds for GPUs; its kernels are tested without one.
+# The release that everything is run on; 2.14 and 2.15 have not been tried. Triton comes with PyTorch's builds for GPUs; its
+# kernels are tested without one.
 torch := torch==2.13.0 'triton; sys_platform == "linux"' --editable .[torch]
+docs := --editable .[docs]
 
-.PHONY: compare test test-all test-oldest bench bench-all papers lint
+.PHONY: compare test test-all test-oldest fuzz bench bench-all papers docs wheel lint
 
 compare: .venv/tensorflow
 	.venv/bin/python -m keras_dropouts compare $(ARGS)
@@ -32,6 +34,10 @@ core := laws random random_state checkpointing surgery always_on monte_carlo ker
 test-oldest: .venv-oldest/torch
 	KERAS_BACKEND=torch .venv-oldest/bin/python -m pytest -q -n 2 --dist worksteal $(core:%=tests/test_%.py) $(ARGS)
 
+# Random cases by the thousand, where the tests try a few.
+fuzz: .venv/$(KERAS_BACKEND)
+	KERAS_DROPOUTS_CASES=10000 .venv/bin/python -m pytest -q -n 2 tests/test_random_cases.py $(ARGS)
+
 bench: .venv/$(KERAS_BACKEND) .venv/bench
 	.venv/bin/python benchmarks $(ARGS)
 
@@ -42,6 +48,22 @@ bench-all:
 
 papers: .venv/$(KERAS_BACKEND)
 	.venv/bin/python -m papers $(ARGS)
+
+# Into docs/_build/html, to be opened as a file. Notebooks run once, for minutes: `ARGS="-D nb_execution_mode=off"` leaves
+# their outputs out.
+docs: .venv/docs
+	.venv/bin/python -m sphinx --quiet --fail-on-warning $(ARGS) docs docs/_build/html
+
+# What would be published: built, installed where nothing else is, and the first example of README run from it.
+wheel:
+	rm -rf dist .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet build
+	.venv-wheel/bin/python -m build --outdir dist
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/pip install --quiet $(tensorflow) "$$(echo dist/*.whl)[compare]"
+	awk '/^```python$$/ {on = 1; next} /^```$$/ && on {exit} on' README.md > dist/first_example.py
+	cd dist && KERAS_BACKEND=tensorflow ../.venv-wheel/bin/python first_example.py
 
 lint: .venv/tensorflow
 	.venv/bin/ruff check

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import keras_dropouts as kd
-from keras_dropouts.comparison.command import load, small_model, traits
+from keras_dropouts.comparison.command import small_model, traits
+from keras_dropouts.comparison.data import Data, load
 
 RATES, SAMPLES, EPOCHS = (0.1, 0.3, 0.5), 30, 18
 # Images to test with, at most.
@@ -30,7 +31,7 @@ def place(layer, make, after):
 
 def scores(data, seed, make=None, after=()):
     """Trains a model, and returns its scores on the test data: with dropout off, and of many predictions."""
-    (x, y), (x_test, y_test) = data
+    (x, y), (x_test, y_test) = data.whole()
     keras.utils.set_random_seed(seed)
     model = small_model(*traits(data), functools.partial(place, make=make, after=after))
     model.fit(x, y, batch_size=128, epochs=EPOCHS, verbose=0)
@@ -87,12 +88,12 @@ def draw(results, title):
 
 def main(name="digits", seeds="5"):
     keras.config.set_image_data_format("channels_last")
-    train, (x_test, y_test) = load(name)
-    data = train, (x_test[:TEST], y_test[:TEST])
+    train, (x_test, y_test) = load(name).whole()
+    data = Data(train, (x_test[:TEST], y_test[:TEST]))
     results = measure(data, int(seeds))
     print("", *table(results), sep="\n")
     title = (
-        f"{name}: {len(data[0][0])} training and {len(data[1][0])} test images, {EPOCHS} epochs, Keras on "
+        f"{name}: {len(data.y_train)} training and {len(data.y_test)} test images, {EPOCHS} epochs, Keras on "
         f"{keras.config.backend()} (bars: ± one standard deviation over {seeds} seeds, dots: the seeds)"
     )
     draw(results, title).savefig(f"placement_{name}.png", dpi=100)

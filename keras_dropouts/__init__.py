@@ -1,6 +1,8 @@
 """Every dropout method as a Keras 3 layer, on TensorFlow, JAX and PyTorch."""
 
 from keras_dropouts import random
+from keras_dropouts.auditing.audit import audit
+from keras_dropouts.auditing.report import Audit, AuditedLayer, Finding
 from keras_dropouts.callbacks import RateLogger
 from keras_dropouts.comparison.compare import compare
 from keras_dropouts.compression import Compression, compress
@@ -63,6 +65,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AlphaDropout",
+    "Audit",
+    "AuditedLayer",
     "ClassificationScore",
     "Compression",
     "ConcreteDropout",
@@ -80,6 +84,7 @@ __all__ = [
     "EmbeddingDropout",
     "EmbeddingNoise",
     "FastDropout",
+    "Finding",
     "FractalJoin",
     "FrequencyMasking",
     "GaussianDropout",
@@ -126,6 +131,7 @@ __all__ = [
     "Zoneout",
     "__version__",
     "always_on",
+    "audit",
     "compare",
     "compress",
     "insert_after",

@@ -2,7 +2,9 @@
 
 import sys
 
-from keras_dropouts.comparison.command import main
+from keras_dropouts.auditing import command as auditing
+from keras_dropouts.comparison import command as comparison
 
 if __name__ == "__main__":
-    sys.exit(main())
+    audit = sys.argv[1:2] == ["audit"]
+    sys.exit(auditing.main(sys.argv[2:]) if audit else comparison.main())

@@ -12,8 +12,8 @@ class RateLogger(keras.callbacks.Callback):
     `History`, `CSVLogger`, `TensorBoard` and the progress bar then show it, as `rate/<name of the layer>`; of a layer
     in a nested model, `rate/<name of the model>/<name of the layer>`. What counts is the rate at the epoch's end: the
     one that the next step takes, also where it is learnt. Layers whose parameter has another name have that:
-    `beta/<name>`. The variational layers have their `kl_weight/<name>`, and what they learn: `rate/<name>`,
-    `sparsity/<name>`.
+    `beta/<name>`. TargetedDropout has its `targeted/<name>` too. The variational layers have their `kl_weight/<name>`,
+    and what they learn: `rate/<name>`, `sparsity/<name>`.
 
     The logs are one dictionary that callbacks see in the order of the list: put this one before `CSVLogger` and
     `TensorBoard`. Keras's own `History` and progress bar come last.

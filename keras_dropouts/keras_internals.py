@@ -16,6 +16,7 @@ from keras.src.backend.common import variables
 from keras.src.backend.common.masking import get_keras_mask as get_keras_mask
 from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope as in_stateless_scope
+from keras.src.random import seed_generator
 
 # The base of Keras's augmentation layers, which has no public name.
 AUGMENTATION = keras.layers.Rescaling.__base__
@@ -48,6 +49,27 @@ def build_now(layer):
     As Keras's own layers without weights do. The public `build` would note a shape in the layer's config.
     """
     layer._build_at_init()
+
+
+def new_seed():
+    """Returns a seed for what was given none, as Keras draws it, from the numbers of `seed_numbers`."""
+    return seed_generator.make_default_seed()
+
+
+def seed_numbers():
+    """Returns what the seeds of layers and weights without one are drawn from: the module `random`, or another."""
+    return seed_generator.python_random
+
+
+@contextlib.contextmanager
+def seeds_drawn_from(numbers):
+    """Within, seeds are drawn from a `random.Random`. Publicly it is Python's own, which other threads draw from."""
+    before = seed_generator.python_random
+    seed_generator.python_random = numbers
+    try:
+        yield
+    finally:
+        seed_generator.python_random = before
 
 
 def has_value(variable):
@@ -172,6 +194,14 @@ def functional_of(sequential):
 def origin(tensor):
     """Returns the operation of which a symbolic tensor is an output; that of a model's input is its InputLayer."""
     return tensor._keras_history.operation
+
+
+def wired_on(layer):
+    """Whether a layer was given `training=True` where a graph was made that calls it.
+
+    Of `False` the graph does not say whether it was given: Keras notes the default too.
+    """
+    return any(node.arguments.kwargs.get("training") is True for node in layer._inbound_nodes)
 
 
 def own_attributes(layer):

@@ -260,6 +260,9 @@ def operated(model, match, make, row, hindrance=None):
             for source, target in zip(old.variables, new.variables, strict=True):
                 # On JAX an array that two variables hold is gone when the training of one model donates it.
                 target.assign(ops.copy(source))
+            if isinstance(new, keras.layers.Normalization):
+                # It computes with what it made of its variables.
+                new.finalize_state()
             if old not in matching:
                 _note(new, _not_in_config(new, list(exchanged(old, new, new))))
     if not hindrance:

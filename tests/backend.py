@@ -75,7 +75,8 @@ def compiled_calls(layer, inputs, jit_compile=None):
         call = tf.function(lambda x: layer(x, training=True), jit_compile=jit_compile)
         return [to_numpy(call(x)) for x in inputs]
     # Keras's attention makes layers as it is built, which PyTorch's compiler cannot.
-    layer.build(tree.map_structure(lambda x: x.shape, inputs[0]))
+    if not layer.built:
+        layer.build(tree.map_structure(lambda x: x.shape, inputs[0]))
     if BACKEND == "torch":
         call = torch.compile(lambda x: layer(x, training=True), backend="inductor" if jit_compile else "aot_eager")
         return [to_numpy(call(x)) for x in inputs]

@@ -1,6 +1,6 @@
 """The layers the laws hold for, one row each, with the facts the laws need.
 
-`python tests/catalog.py` writes README's table of them.
+`python tests/catalog.py` writes the table of them, in `docs/layers.md`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Row:
             then are the sums the same whatever their order, which a processor chooses.
         golden_digits: To how many digits after the point that is, where it is of functions that each backend computes
             in its own way.
-        drops: What one draw decides, for README.
+        drops: What one draw decides, for readers.
         arguments: The constructor's arguments but for the parameter and the seed.
         wrapped: Makes the layer it wraps.
         plain: Makes the layer of Keras that it is at rate 0: for the products, none.
@@ -874,8 +874,8 @@ def rows(**facts):
     return pytest.mark.parametrize("row", chosen, ids=str)
 
 
-def readme_with_table(text):
-    """README with the table of layers as the catalogue has it."""
+def with_table(text):
+    """The page with the table of layers as the catalogue has it."""
     table = ["| layer | what it drops | source |", "|---|---|---|"]
     for row in ROWS:
         reference = re.search(r"\nReference:\n(.*?)(\n\n|$)", inspect.getdoc(getattr(kd, str(row))), re.DOTALL)
@@ -885,7 +885,7 @@ def readme_with_table(text):
     )
 
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "layers.md"
 
 if __name__ == "__main__":
-    README.write_text(readme_with_table(README.read_text()))
+    PAGE.write_text(with_table(PAGE.read_text()))

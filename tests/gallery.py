@@ -71,6 +71,18 @@ INPUTS = {
 }
 
 
+def input_of(row):
+    """Returns which input the panel starts from: the function that reads it."""
+    rank = getattr(row.make(RATE).input_spec, "ndim", None)
+    if row.wrapped is lstm:
+        return states
+    if row.wrapped is doubling or row.called:
+        return sequence
+    if row.wrapped or not (row.parameter or rank):
+        return weights
+    return INPUTS[rank or 4][0]
+
+
 def panel(row):
     """Draws what the layer makes of its input in training."""
     layer, past = row.make(RATE), 0

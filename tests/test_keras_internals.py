@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import pathlib
+import random
 import re
 
 import keras
@@ -120,6 +121,21 @@ def test_training_kept():
     Outer()(X, training=False)
     # Not as it is built, but as it is called.
     assert seen[-2:] == [True, False]
+
+
+@needed_by("the seeds of all layers, and compare, whose runs share a process with threads that draw numbers too")
+def test_new_seed_and_seed_numbers_and_seeds_drawn_from():
+    def seeds():
+        made = keras.random.SeedGenerator(), keras.initializers.GlorotUniform()
+        return [internals.new_seed(), *(to_numpy(each) for each in (made[0].state.value, made[1]((2, 2))))]
+
+    random.seed(3)
+    expected = seeds()
+    with internals.seeds_drawn_from(random.Random(3)):
+        random.random()
+        for drawn, before in zip(seeds(), expected, strict=True):
+            np.testing.assert_array_equal(drawn, before)
+    assert internals.seed_numbers() is random and internals.new_seed() != expected[0]
 
 
 @needed_by("TargetedDropout and Mixout, which compare weights that are nearly equal")
@@ -406,7 +422,7 @@ TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in PACK
 # What is private in a backend has tests of its own: in test_checkpointing.py, test_random_state.py, test_torch_func.py.
 BACKENDS_IN_RANDOM = {"jax", "sys", "torch"}
 # Public, by Python's documentation.
-NAMED_TUPLES = {"_make", "_replace"}
+NAMED_TUPLES = {"_asdict", "_make", "_replace"}
 # The hook of Keras 2, which Keras 3 has in SpatialDropout alone.
 HOOKS = {"_get_noise_shape"}
 
@@ -477,3 +493,11 @@ def test_no_private_name_is_one_of_keras():
     assert len(classes) > 30
     found = {name: clashes for name, clashes in classes.items() if clashes}
     assert not found, f"Classes of ours that define private names of Keras, or of PyTorch: {found}"
+
+
+@needed_by("audit, which tells of training=True in a graph")
+def test_wired_on():
+    inputs = keras.Input((3,))
+    plain, on = layers.Dropout(0.5), layers.Dropout(0.5)
+    on(plain(inputs), training=True)
+    assert (internals.wired_on(plain), internals.wired_on(on)) == (False, True)

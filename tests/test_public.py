@@ -16,7 +16,13 @@ PUBLIC |= {f"random.{name}": getattr(RANDOM, name) for name in RANDOM.__all__}
 VERSION = PUBLIC.pop("__version__")
 HOOKS = [getattr(kd.RandomLayer, name) for name in ("keep_mask", "multiply", "training_call", "inference_call")]
 # What functions alone make.
-RETURNED = {kd.MonteCarloPrediction: kd.monte_carlo, kd.Compression: kd.compress}
+RETURNED = {
+    kd.Audit: kd.audit,
+    kd.AuditedLayer: kd.audit,
+    kd.Finding: kd.audit,
+    kd.MonteCarloPrediction: kd.monte_carlo,
+    kd.Compression: kd.compress,
+}
 every = pytest.mark.parametrize("it", PUBLIC.values(), ids=PUBLIC)
 # Whose inputs must have so many axes as the catalogue's.
 OF_ITS_RANK = [row for row in ROWS if getattr(row.make(0.5).input_spec, "ndim", None)]

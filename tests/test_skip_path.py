@@ -158,7 +158,7 @@ def test_what_the_rate_may_not_be(rate):
 
 def test_the_rate_cannot_be_set_late():
     layer = SkipPath(Seen(), 0.5)
-    with pytest.raises(AttributeError, match="rate"):
+    with pytest.raises(ValueError, match=r"`rate` of SkipPath must be given when.*Received: rate="):
         layer.rate = 0.3
     assert layer.rate == layer.get_config()["rate"] == 0.5
 

@@ -558,3 +558,12 @@ def test_a_layer_with_several_outputs_cannot_be_followed():
     model = keras.Model(inputs, layers.LSTM(3, return_state=True, name="states")(inputs))
     with pytest.raises(ValueError, match=r"`match` must match layers that have one output.*states"):
         insert_after(model, "states", dropout)
+
+
+def test_a_normalization_that_was_adapted_is_so_in_the_copy():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 4)))
+    model = keras.Sequential([keras.Input((4,)), normalization, keras.layers.Dense(2)])
+    x = np.ones((2, 4), "float32")
+    copy = insert_after(model, keras.layers.Dense, lambda layer: kd.Dropout(0.5))
+    np.testing.assert_array_equal(to_numpy(copy(x)), to_numpy(model(x)))

@@ -8,7 +8,7 @@ from backend import to_numpy, train
 from keras import layers
 from keras.optimizers.schedules import PolynomialDecay
 
-from keras_dropouts import TargetedDropout, compress
+from keras_dropouts import RateLogger, TargetedDropout, compress
 
 
 def normal(shape, dtype=None):
@@ -114,6 +114,15 @@ def test_candidates_are_the_same_in_mixed_precision():
     x = np.eye(8, dtype="float32")
     for y in (to_numpy(layer(x)), train(layer, x), to_numpy(layer.pruned_weights()[0])):
         assert (y[:, 0] == 0).tolist() == [True] * 4 + [False] * 4
+
+
+def test_the_logger_tells_both_numbers():
+    ramp = PolynomialDecay(0.0, 4, end_learning_rate=0.5)
+    layer = TargetedDropout(layers.Dense(2), rate=0.25, targeted=ramp, name="it")
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile("sgd", "mse")
+    history = model.fit(inputs(4, 3), inputs(4, 2), batch_size=2, verbose=0, callbacks=[RateLogger()]).history
+    assert (history["rate/it"], history["targeted/it"]) == ([0.25], [0.25])
 
 
 def test_both_numbers_may_be_ramped(tmp_path):

@@ -1,15 +1,15 @@
 """What is compared: a layer at a rate."""
 
 import functools
+import importlib
 import inspect
 import math
 import numbers
-import random
-import statistics
 from collections.abc import Iterable
 
 import keras
 
+from keras_dropouts.keras_internals import seed_numbers
 from keras_dropouts.layers.arguments import as_number
 
 
@@ -111,75 +111,42 @@ def titled(name, rate):
 
 
 class Candidate:
-    """A layer at a rate, or no dropout at all, and the runs with it."""
+    """A layer at a rate, or no dropout at all."""
 
     def __init__(self, layer=None, rate=None):
         self.layer, self.rate = layer, rate
         self.name = "none" if layer is None else _label(layer)
-        self.runs = []
-        self.model = self.step_time = None
+        self.wraps = False
         if layer is not None:
             argument, fixed, _ = _strength(layer)
             self._arguments = {argument: rate} if argument and argument not in fixed else {}
-            self._wraps = "layer" in parameters_of(_taken_apart(layer)[0])
-            if not self._wraps:
+            self.wraps = "layer" in parameters_of(_taken_apart(layer)[0])
+            if not self.wraps:
                 try:
-                    self._new()
+                    self.new()
                 except ValueError as error:
                     raise ValueError(f"{self} cannot be made. {one_line(error)}") from error
 
     def __str__(self):
         return titled(self.name, self.rate)
 
-    def _new(self, **arguments):
+    def new(self, **arguments):
+        """Returns a new layer, around `layer` if that is among the arguments."""
         try:
             return self.layer(**arguments, **self._arguments)
         except TypeError as error:
             raise ValueError(one_line(error)) from error
 
-    def build(self, build_model):
-        """Returns a new model with this dropout in it. Sets `places`, where that is, and `sites`, where it could be."""
-        self.places, self.sites, self._refusal = 0, [], None
-        model = build_model(self._dropout)
-        if not isinstance(model, keras.Model) or getattr(model, "inputs", None) is None:
-            raise ValueError(
-                f"`build_model` must return a functional or Sequential keras.Model: a dropout called in any other is "
-                f"lost to it. Received: {model!r}"
-            )
-        if not self.sites:
-            raise ValueError("`build_model` must say where dropout may go: dropout(keras.layers.Dense(64))(x).")
-        if self.layer is not None and not self.places:
-            reason = "cannot be made for any layer of" if self._wraps else "fits nowhere in"
-            raise ValueError(f"{self} {reason} the model. {one_line(self._refusal)}")
-        if not model.compiled:
-            model.compile("adam", "sparse_categorical_crossentropy")
-        return model
-
-    def _dropout(self, layer):
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(f"`build_model` must call `dropout` on layers: dropout(Dense(64))(x). Received: {layer!r}")
-        return functools.partial(self._place, layer)
-
-    def _place(self, layer, inputs):
-        self.sites.append((layer, inputs))
-        if self.layer is not None:
-            try:
-                outputs = self.apply(layer, inputs)
-                self.places += 1
-                return outputs
-            except ValueError as refusal:
-                self._refusal = self._refusal or refusal
-        return layer(inputs)
-
     def apply(self, layer, inputs, **kwargs):
         """Returns what `layer` makes of `inputs`, with this dropout. Raises a `ValueError` where they do not fit."""
-        # The seeds of the weights to come are Python's random numbers, and must not depend on the dropout.
-        state = random.getstate()
+        # The seeds of the weights to come must not depend on the dropout.
+        source = seed_numbers()
+        state = source.getstate()
         try:
-            if self._wraps:
-                return self._new(layer=layer)(inputs, **kwargs)
+            if self.wraps:
+                return self.new(layer=layer)(inputs, **kwargs)
             features = layer(inputs)
-            outputs = self._new()(features, **kwargs)
+            outputs = self.new()(features, **kwargs)
             if outputs.shape != features.shape:
                 raise ValueError(
                     f"It must not change the shape of what a layer returns. "
@@ -187,22 +154,15 @@ class Candidate:
                 )
             return outputs
         finally:
-            random.setstate(state)
-
-    def summary(self):
-        """Returns what the runs came to, for `compare.json`."""
-        return {
-            "layer": self.name,
-            "rate": self.rate,
-            "places": self.places,
-            **{name: _mean_std([run[name] for run in self.runs]) for name in ("accuracy", "gap", "ece")},
-            "step_time": self.step_time,
-            "runs": self.runs,
-        }
+            source.setstate(state)
 
 
-def _mean_std(values):
-    return {"mean": statistics.mean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+def require(*modules):
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ImportError(f"compare needs {module}: pip install keras-dropouts[compare]") from error
 
 
 def one_line(error):

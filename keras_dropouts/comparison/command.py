@@ -11,8 +11,11 @@ import keras
 import numpy as np
 
 import keras_dropouts
-from keras_dropouts.comparison.candidate import Candidate, parameters_of, rates_of, titled
-from keras_dropouts.comparison.compare import checked_data, require
+from keras_dropouts.comparison.candidate import Candidate, one_line, parameters_of, rates_of
+from keras_dropouts.comparison.data import load
+from keras_dropouts.comparison.placement import ByFunction, ByRule
+from keras_dropouts.comparison.report import rows
+from keras_dropouts.comparison.task import METRICS
 
 # What the layers here need beside a rate.
 ARGUMENTS = {"block_size": 3}
@@ -53,19 +56,31 @@ def main(argv=None):
     commands = parser.add_subparsers(dest="command", required=True, metavar="compare")
     command = commands.add_parser(
         "compare",
-        help="train a small model without dropout and with each layer and rate, and say what helped",
-        description="Trains a small model (of two or more convolutions for images, dense for feature vectors) without "
-        "dropout and with each layer and rate, over several seeds. Prints the accuracy on the test data, how much "
-        "higher it is on the training data (gap), the expected calibration error (ECE) and the time of a training step "
-        "as a multiple of that without dropout. Ctrl-C keeps what is finished.",
+        help="choose among layers and rates on a part of the training data, and test the chosen one against none",
+        description="Trains a model without dropout and with each layer and rate, on folds of the training data; the "
+        "better half goes on to more runs, until one is chosen, which is tested against none on the test data. Prints "
+        "a table and what to do, and writes a report. Every finished run is kept: whatever ends the program, the same "
+        "command goes on from there.",
     )
     command.add_argument(
         "--data",
         default="digits",
         help="digits: scikit-learn's scans, the first 1024 to train on, the other 773 to test; fashion_mnist: the "
-        "first 4096 training images and all of the test images; or PATH.npz with x_train, y_train, x_test, y_test: "
-        "images (n, height, width[, channels]) or vectors (n, features), integer labels from 0 (default: %(default)s)",
+        "first 4096 training images and all of the test images; PATH.npz with x_train, y_train, x_test, y_test; "
+        "PATH.csv or PATH.parquet, a table, of which a fifth is kept for the test; or a folder of images, with a "
+        "folder for each class, or with such folders in train and test (default: %(default)s)",
     )
+    command.add_argument(
+        "--target", nargs="+", default=[], metavar="COLUMN", help="the column of a table that is to be predicted"
+    )
+    command.add_argument("--task", choices=METRICS, help="what the labels are (default: what they look like)")
+    command.add_argument(
+        "--metric",
+        choices=sorted({name for names in METRICS.values() for name in names}),
+        help="what to choose by (default: accuracy; mae in a regression)",
+    )
+    command.add_argument("--model", metavar="PATH.keras", help="the model (default: a small one that fits the data)")
+    command.add_argument("--finetune", action="store_true", help="keep the weights of --model")
     command.add_argument(
         "--layers", nargs="+", metavar="LAYER", help=f"of: {', '.join(LAYERS)} (default: all that fit)"
     )
@@ -78,16 +93,20 @@ def main(argv=None):
     )
     integers = {
         "epochs": (18, "passes over the training data"),
-        "repeats": (3, "seeds to train each with"),
+        "repeats": (5, "seeds to test with"),
         "seed": (0, "the first seed"),
+        "folds": (8, "parts of the training data, of which one validates"),
+        "budget": (None, "runs to choose by (default: two for each layer and rate, at least 10)"),
+        "workers": (None, "processes that run at a time (default: 1)"),
     }
     for name, (default, text) in integers.items():
-        command.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
+        text += "" if default is None else f" (default: {default})"
+        command.add_argument(f"--{name}", type=int, default=default, help=text)
     command.add_argument(
         "--out",
         default="compare",
-        help="folder for a picture, compare.png, all numbers, compare.json, and the best model, best.keras "
-        "(default: %(default)s)",
+        help="folder for the report, compare.html, a picture, compare.png, all numbers, compare.json, the chosen "
+        "model, best.keras, and the finished runs (default: %(default)s)",
     )
     options = parser.parse_args(argv)
     for name in options.layers or ():
@@ -102,92 +121,63 @@ def main(argv=None):
     # Its warnings are about models that are built over and over, as here.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     keras.config.set_image_data_format("channels_last")
-    results = None
     try:
-        data = load(options.data)
-        build_model = functools.partial(small_model, *traits(data))
+        model = None if options.model is None else read_model(options.model)
+        size = model.input_shape[1:3] if model is not None and len(model.input_shape) == 4 else None
+        data = load(options.data, options.target, options.task, options.metric, options.seed, size)
+        model = functools.partial(small_model, *traits(data)) if model is None else model
         if not options.layers:
+            builder = ByRule(model, options.finetune) if options.model else ByFunction(model)
             chosen = [
                 layer
                 for layer in chosen
-                if not (isinstance(layer, type) and issubclass(layer, ELSEWHERE)) and fits(layer, build_model)
+                if not (isinstance(layer, type) and issubclass(layer, ELSEWHERE)) and fits(layer, builder, data.task)
             ]
         results = keras_dropouts.compare(
-            build_model, data, chosen, options.rates, options.epochs, options.repeats, options.seed, 128, options.out
+            model,
+            data,
+            chosen,
+            options.rates,
+            batch_size=128,
+            out=options.out,
+            **{name: getattr(options, name) for name in (*integers, "finetune")},
         )
         show(results, options.out)
     except (ValueError, OSError, ImportError) as error:
-        parser.error(" ".join(str(error).split()))
+        parser.error(one_line(error))
     except KeyboardInterrupt:
-        written = (
-            f"the results are in {options.out}" if results else "before the first run was finished, nothing to write"
+        parser.exit(
+            130, f"interrupted: the finished runs are in {options.out}, and the same command goes on from there\n"
         )
-        parser.exit(130, f"interrupted: {written}\n")
-    if results["best"]["reloaded"] != "identical":
-        parser.exit(1, f"best.keras does not predict what it did before: {results['best']['reloaded']}\n")
-    return 130 if results["interrupted"] else 0
+    if results["reloaded"] != "identical":
+        parser.exit(1, f"best.keras does not predict what it did before: {results['reloaded']}\n")
+    return 0
 
 
-def load(name):
-    """Returns the data that `name` says, checked, grey images with a channel axis."""
-    if name == "digits":
-        require("sklearn")
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        data = (digits.images[:1024], digits.target[:1024]), (digits.images[1024:], digits.target[1024:])
-    elif name == "fashion_mnist":
-        try:
-            (x_train, y_train), test = keras.datasets.fashion_mnist.load_data()
-        except Exception as error:  # Keras raises no narrower one.
-            raise OSError(f"Fashion-MNIST could not be loaded, use --data digits or PATH.npz: {error}") from error
-        data = (x_train[:4096], y_train[:4096]), test
-    elif name.endswith(".npz"):
-        data = read(pathlib.Path(name))
-    else:
-        raise ValueError(f"--data must be digits, fashion_mnist or a path that ends in .npz. Received: {name}")
+def read_model(path):
+    """Returns the model of a file."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"no file {path}: give --model the path of a .keras file")
     try:
-        (x_train, y_train), (x_test, y_test) = checked_data(data)
-    except ValueError as error:
-        raise ValueError(f"--data {name}: {error}") from None
-    if x_train.ndim > 4:
-        raise ValueError(
-            f"x_train must hold images (n, height, width[, channels]) or vectors (n, features): for other data use "
-            f"keras_dropouts.compare with a model of your own. Received: shape {x_train.shape}"
-        )
-    if x_train.ndim == 3:
-        x_train, x_test = x_train[..., None], x_test[..., None]
-    return (x_train, y_train), (x_test, y_test)
-
-
-def read(path):
-    if not path.is_file():
-        raise ValueError(f"no file {path}: give --data the path of an .npz file")
-    names = "x_train", "y_train", "x_test", "y_test"
-    try:
-        # Opened here: of one that it cannot read, NumPy would leave the file open.
-        with path.open("rb") as opened, np.load(opened) as file:
-            missing = [name for name in names if name not in file.files]
-            if not missing:
-                x_train, y_train, x_test, y_test = (file[name] for name in names)
-                return (x_train, y_train), (x_test, y_test)
-    except Exception as error:  # What a broken file makes zipfile and NumPy raise is of a dozen kinds.
-        raise ValueError(
-            f"{path} is no readable .npz file of plain arrays: write it with numpy.savez(path, x_train=..., ...). "
-            f"{error.__class__.__name__}: {error}"
-        ) from None
-    raise ValueError(f"{path} lacks {', '.join(missing)}: it must hold the arrays {', '.join(names)}")
+        return keras.saving.load_model(path)
+    except Exception as error:  # What the layers of a file raise is of many kinds.
+        raise ValueError(f"--model {path} cannot be read: {error.__class__.__name__}: {error}") from None
 
 
 def traits(data):
-    """Returns what `small_model` must know: the shape of a sample, the classes, mean and variance by the last axis."""
-    (x, y), _ = data
+    """Returns what `small_model` must know: the shape of a sample, the task, mean and variance by the last axis."""
+    (x, _), _ = data.whole()
+    if not isinstance(x, np.ndarray) or x.ndim not in (2, 4) or data.task.kind == "tokens":
+        raise ValueError(
+            "x_train must hold images (n, height, width[, channels]) or vectors (n, features), and y_train no tokens: "
+            f"for other data use --model, or keras_dropouts.compare. Received: shape {np.shape(x)}"
+        )
     axes = tuple(range(x.ndim - 1))
     variance = x.var(axes, dtype="float64")
-    return x.shape[1:], int(y.max()) + 1, x.mean(axes, dtype="float64"), np.where(variance > 0, variance, 1)
+    return x.shape[1:], data.task, x.mean(axes, dtype="float64"), np.where(variance > 0, variance, 1)
 
 
-def small_model(shape, classes, mean, variance, dropout):
+def small_model(shape, task, mean, variance, dropout):
     """Returns two or more convolutions, or a dense layer for vectors, then a dense layer, all of them with dropout."""
     inputs = keras.Input(shape)
     x = keras.layers.Normalization(mean=mean, variance=variance)(inputs)
@@ -201,62 +191,46 @@ def small_model(shape, classes, mean, variance, dropout):
     else:
         x = dropout(keras.layers.Dense(128, activation="relu"))(x)
     x = dropout(keras.layers.Dense(128, activation="relu"))(x)
-    model = keras.Model(inputs, keras.layers.Dense(classes, activation="softmax")(x))
+    model = keras.Model(inputs, keras.layers.Dense(task.outputs, activation=task.activation)(x))
     # Fast enough for rates of 0.3 to have learnt in 18 epochs of a thousand samples.
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(3e-3), task.loss())
     return model
 
 
-def fits(layer, build_model):
+def fits(layer, builder, task):
     try:
-        Candidate(layer, *rates_of(layer, [0.1])).build(build_model)
+        builder.build(Candidate(layer, *rates_of(layer, [0.1])), task)
     except ValueError:
         return False
     return True
 
 
 def show(results, out):
-    """Prints the results as a table."""
+    """Prints the results as a table, and what to do."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     # Numbers cut short to fit are worse than lines that wrap.
-    console.width = max(console.width, 80)
-    entries = results["results"]
-    none = entries[0]
-    leader = max(entries, key=lambda entry: entry["accuracy"]["mean"])
+    console.width = max(console.width, 120)
+    headings, entries = rows(results)
     table = Table(
-        title="On the test data: mean \u00b1 standard deviation over seeds", box=box.SIMPLE_HEAD, pad_edge=False
+        title="On the validation folds: mean \u00b1 standard deviation over runs", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    table.caption = "gap: accuracy on the training data, less that.  step: time of a training step"
-    table.add_column("layer", overflow="fold")
-    for heading in ("rate", "accuracy %", "gap %", "ECE %", "step", *["runs"] * results["interrupted"]):
-        table.add_column(heading, justify="right")
-    for entry in entries:
-        rate = "" if entry["rate"] is None else f"{entry['rate']:g}"
-        measures = [percent(entry[name]) for name in ("accuracy", "gap", "ece")]
-        row = [entry["layer"], rate, *measures, f"{entry['step_time']:.2f}x", str(len(entry["runs"]))]
-        table.add_row(*row[: len(table.columns)], style="bold" if entry is leader else None)
+    table.caption = (
+        f"gain: over none, in the same runs.  p: corrected for the {len(entries) - 1} tried.  "
+        "gap: how much better in training.  step: time of a training step"
+    )
+    longest = min(max(len(cells[0]) for cells, _ in entries), 30)
+    table.add_column(headings[0], overflow="fold", min_width=longest)
+    for heading in headings[1:]:
+        table.add_column(heading, overflow="fold", justify="right")
+    for cells, chosen in entries:
+        table.add_row(*cells, style="bold" if chosen else None)
     console.print(table)
-    seeds = {run["seed"]: run["accuracy"] for run in none["runs"]}
-    pairs = [(run["accuracy"], seeds[run["seed"]]) for run in leader["runs"] if run["seed"] in seeds]
-    if leader is none:
-        console.print("Nothing beat the model without dropout.")
-    else:
-        wins = sum(ours > without for ours, without in pairs)
-        gain = 100 * (leader["accuracy"]["mean"] - none["accuracy"]["mean"])
-        name = titled(leader["layer"], leader["rate"])
-        console.print(f"Best mean: {name}, {gain:+.2f} points, better than none in {wins} of {len(pairs)} seeds.")
-    if results["interrupted"]:
-        console.print("Interrupted: these are the runs that were finished.")
-    console.print(f"Wrote compare.png, compare.json and best.keras to {out}", highlight=False, soft_wrap=True)
-
-
-def percent(measure):
-    spread = "" if measure["std"] is None else f" \u00b1 {100 * measure['std']:.1f}"
-    return f"{100 * measure['mean']:.1f}{spread}"
+    console.print(results["advice"], highlight=False)
+    console.print(f"\nThe report is {pathlib.Path(out) / 'compare.html'}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

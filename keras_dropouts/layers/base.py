@@ -10,13 +10,13 @@ from keras import ops, tree
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_dropouts import random
-from keras_dropouts.keras_internals import build_now, has_value
+from keras_dropouts.keras_internals import build_now, has_value, new_seed
 from keras_dropouts.layers.arguments import Rate, checked_inputs, checked_rate, checked_seed, checked_state
 from keras_dropouts.random.arguments import Tensor
 from keras_dropouts.random.bits import BITS_VERSION
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.rematerialize import rematerialized_product
-from keras_dropouts.random.state import RandomState, calls_of, new_seed, rate_of
+from keras_dropouts.random.state import RandomState, calls_of, rate_of
 
 STATE, RATE, VERSION = "random_state", "rate", "bits_version"
 

@@ -142,7 +142,7 @@ def _linear_per_example(inputs, kernel, bias, key, rate):
     units = kernel.shape[1]
     rows = features + len(biases)
     # As many chunks as it takes, at least one, of one size, the last one padded.
-    chunks = 1 + abs(samples - 1) // max(1, CHUNK // (rows * units))
+    chunks = 1 + abs(samples - 1) // max(1, CHUNK // max(1, rows * units))
     size = -(-samples // chunks)
     # Not `ops.pad`: it counts its calls by name, and torch.compile would compile each anew.
     padding = ops.zeros((chunks * size - samples, *space, features), inputs.dtype)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dropouts.keras_internals import new_seed
 from keras_dropouts.layers.arguments import (
     DataFormat,
     checked_count,
@@ -18,7 +19,6 @@ from keras_dropouts.random.backend import cast
 from keras_dropouts.random.keys import key_of
 from keras_dropouts.random.multiply import multiply
 from keras_dropouts.random.rematerialize import rematerialized_product
-from keras_dropouts.random.state import new_seed
 
 # As in the authors' program.
 FEWEST_CHANNELS, LARGEST_SCALE = 10, 6.0

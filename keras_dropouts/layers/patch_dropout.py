@@ -7,14 +7,14 @@ from keras_dropouts import random
 from keras_dropouts.keras_internals import get_keras_mask, set_keras_mask
 from keras_dropouts.layers.arguments import checked_flag, checked_fraction, checked_inputs, checked_length
 from keras_dropouts.layers.base import SeededLayer
-from keras_dropouts.layers.shares import kept_count
+from keras_dropouts.layers.shares import FixedRate, kept_count
 from keras_dropouts.random.backend import is_unknown_size
 from keras_dropouts.random.choice import gathered, orders
 from keras_dropouts.random.keys import key_of
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class PatchDropout(SeededLayer):
+class PatchDropout(FixedRate, SeededLayer):
     """Takes tokens out of a sequence while training, so that all that follows has less to compute.
 
     For vision transformers, after the positions have been added: of the tokens behind the prefix each sample keeps as
@@ -79,18 +79,6 @@ class PatchDropout(SeededLayer):
         self.prefix_tokens = checked_length("prefix_tokens", prefix_tokens)
         self.return_indices = checked_flag("return_indices", return_indices)
         self.input_spec = keras.InputSpec(ndim=3)
-
-    @property
-    def rate(self) -> float:
-        """The rate. It cannot be set: how many tokens are kept is part of compiled programs, which would not see it."""
-        return self._rate
-
-    @rate.setter
-    def rate(self, rate):
-        raise ValueError(
-            f"`rate` of PatchDropout must be given when the layer is made: how many tokens are kept is part of "
-            f"compiled code, which would not see it now. Received: rate={rate!r}"
-        )
 
     def __call__(self, inputs, *args, **kwargs):
         outputs = super().__call__(inputs, *args, **kwargs)

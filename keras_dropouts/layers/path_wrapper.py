@@ -13,9 +13,14 @@ class PathWrapper(Wrapper):
     Args:
         layer: The layer or model.
         **kwargs: As for `keras.layers.Layer`.
+
+    Raises:
+        ValueError: Where `layer` is none.
     """
 
     def __init__(self, layer, **kwargs):
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(f"`layer` must be a keras.layers.Layer or model. Received: layer={layer!r}")
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         parameters = inspect.signature(type(layer).call).parameters
         self._told = {name for name in ("training", "mask") if name in parameters}

@@ -63,7 +63,8 @@ class ShakeShake(MergeLayer, SeededLayer):
     def call(self, inputs, training=False):
         one, other = self._checked(inputs)
         if not self._trains(training):
-            return ops.add(multiply(one, 0.5), multiply(other, 0.5))
+            # Not `ops.add`, which on TensorFlow takes an empty tensor for a bias.
+            return multiply(one, 0.5) + multiply(other, 0.5)
         key = key_of(self._next_state())
         # The type of all but the result is the work's, which is rounded once.
         wide = work_dtype(one)
@@ -71,7 +72,7 @@ class ShakeShake(MergeLayer, SeededLayer):
             rematerialized_product(_backward, ops.cast(x, wide), key, ops.convert_to_tensor(place, wide), _forward)
             for place, x in enumerate((one, other))
         ]
-        return ops.cast(ops.add(*parts), one.dtype)
+        return ops.cast(parts[0] + parts[1], one.dtype)
 
 
 def _forward(inputs, key, place):

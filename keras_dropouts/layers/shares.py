@@ -30,3 +30,21 @@ def kept_count(rate, count):
     """
     least, most = (ops.minimum, ops.maximum) if is_unknown_size(count) else (min, max)
     return least(count, most(1, count + whole_part(rate, -count)))
+
+
+class FixedRate:
+    """What layers share whose rate says how many are kept, which is part of every compiled program."""
+
+    _rate: float
+
+    @property
+    def rate(self) -> float:
+        """The rate. It cannot be set: compiled programs would not see it."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate):
+        raise ValueError(
+            f"`rate` of {type(self).__name__} must be given when the layer is made: how many are kept is part of "
+            f"compiled programs, which would not see it now. Received: rate={rate!r}"
+        )

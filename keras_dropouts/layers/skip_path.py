@@ -8,13 +8,13 @@ from keras_dropouts.keras_internals import set_keras_mask
 from keras_dropouts.layers.arguments import checked_share
 from keras_dropouts.layers.base import SeededLayer
 from keras_dropouts.layers.path_wrapper import PathWrapper
-from keras_dropouts.layers.shares import kept_count
+from keras_dropouts.layers.shares import FixedRate, kept_count
 from keras_dropouts.random.choice import order_of_samples
 from keras_dropouts.random.keys import key_of
 
 
 @keras.saving.register_keras_serializable(package="keras_dropouts")
-class SkipPath(PathWrapper, SeededLayer):
+class SkipPath(FixedRate, PathWrapper, SeededLayer):
     """Adds the residual branch it wraps to its input, and computes it for a part of the batch only while training.
 
     Stochastic depth that saves the time. Of a batch of `b` samples, `m = b * (1 - rate)` (rounded down, at least one)
@@ -68,11 +68,6 @@ class SkipPath(PathWrapper, SeededLayer):
     def __init__(self, layer: keras.layers.Layer, rate: float = 0.5, seed: int | None = None, **kwargs: Any):
         super().__init__(layer, seed=seed, **kwargs)
         self._rate = checked_share("rate", rate)
-
-    @property
-    def rate(self) -> float:
-        """The part of the batch that skips the branch. It cannot be set: programs are compiled for a number of rows."""
-        return self._rate
 
     def call(self, inputs, training=False, mask=None):
         inputs = self._checked(inputs)

@@ -1,7 +1,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_dropouts import random
 from keras_dropouts.layers.arguments import Rate, checked_inputs
@@ -64,7 +63,8 @@ class StochasticDepth(RandomLayer):
         shortcut, residual = inputs
         residual = checked_inputs(self, residual, "residual")
         _check_shapes(shortcut.shape, residual.shape)
-        return ops.add(shortcut, super().call(residual, training=training))
+        # Not `ops.add`, which on TensorFlow takes an empty tensor for a bias.
+        return shortcut + super().call(residual, training=training)
 
     def keep_mask(self, residual, key, rate):
         return random.keep_mask(key, (1,) * len(residual.shape), rate), 1.0

@@ -74,7 +74,7 @@ class StochasticPooling(PoolingLayer, SeededLayer):
         bounds = []
         for x in elements:
             bounds.append(ops.stop_gradient(x) + (bounds[-1] if bounds else 0))
-        drawn = random.uniform(key, ops.shape(elements[0])) * bounds[-1]
+        drawn = ops.cast(random.uniform(key, ops.shape(elements[0])), bounds[-1].dtype) * bounds[-1]
         # From the last on, so that what remains is the first whose bound is not below; NaN, where one element is that.
         chosen = drawn
         for x, bound in zip(elements[::-1], bounds[::-1], strict=True):

@@ -116,6 +116,10 @@ class TargetedDropout(KernelWrapper, RandomLayer):
         first = ops.floor(value_at(state, self.targeted, 1.0) * count)
         return kernel, bias, _not_below(magnitudes, first, axes)
 
+    def readings(self):
+        targeted = value_at(self._fetched_state().state.value, self.targeted, 1.0)
+        return {**super().readings(), "targeted": float(ops.convert_to_numpy(targeted))}
+
     def get_config(self):
         return {**super().get_config(), "by": self.by}
 

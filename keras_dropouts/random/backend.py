@@ -111,6 +111,10 @@ else:
         """The tensor, or a copy where its memory does not hold what it is: of zeros without any, of negative views."""
         return x.clone() if x.is_neg() or torch._is_zerotensor(x) else x
 
+    def is_mapped(x):
+        """Whether a tensor stands for many, within `torch.func`."""
+        return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
     def at_once():
         return contextlib.nullcontext()
 

@@ -1,12 +1,11 @@
 """What a layer remembers from call to call."""
 
 import functools
-import random
 
 import keras
 import numpy as np
 
-from keras_dropouts.keras_internals import in_stateless_scope
+from keras_dropouts.keras_internals import in_stateless_scope, new_seed
 from keras_dropouts.random import checkpointing
 from keras_dropouts.random.backend import BACKEND, WORD, bits_as, cast
 
@@ -103,11 +102,6 @@ if BACKEND == "torch":
     @_count_call.register_fake
     def _(state):
         return torch.empty_like(state)
-
-
-def new_seed():
-    """A seed from where Keras takes them: Python's numbers, which `keras.utils.set_random_seed` starts anew."""
-    return random.randint(1, 10**9)
 
 
 def _float_bits(value):

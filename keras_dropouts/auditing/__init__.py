@@ -1,0 +1,1 @@
+"""The audit: whether the dropout of a model drops."""
