@@ -4,9 +4,9 @@ The paper trains a ResNet of 110 layers on CIFAR-10 with residual branches dropp
 linearly to 0.5: 5.25 % in place of 6.41 %, and a quarter of the training time saved where dropped branches are not
 computed. `StochasticDepth` is that rule, but computes all; `SkipPath` computes the branches for a part of the samples
 only, in place of a part of the batches. Here a small residual network (8 blocks of two 3 x 3 convolutions of 16
-channels with batch normalization, at 14 x 14) is trained on a part of Fashion-MNIST with Adam, for 15 epochs, a fraction of
-the paper's training. The time is the processor's for training epochs of the three in turn, compilation not counted, as
-a multiple of that without dropping; the mean rate of the blocks is 0.28.
+channels with batch normalization, at 14 x 14) is trained on a part of Fashion-MNIST with Adam, for 15 epochs, a
+fraction of the paper's training. The time is the processor's for training epochs of the three in turn, compilation not
+counted, as a multiple of that without dropping; the mean rate of the blocks is 0.28.
 """
 
 import time
