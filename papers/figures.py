@@ -19,5 +19,7 @@ def curves(axes, measured, rows, measure, label):
         curve = measured[row][measure].mean(0)
         axes.plot(range(1, len(curve) + 1), curve, color=f"C{i}", label=row)
     axes.set(xlabel="epoch", ylabel=label, yscale="log")
+    for of_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        of_ticks("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

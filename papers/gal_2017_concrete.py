@@ -28,7 +28,11 @@ PUBLISHED = {
     "epistemic standard deviation": dict.fromkeys(ARMS) | {ARMS[-1]: "falls with N"},
     "aleatoric standard deviation": dict.fromkeys(ARMS) | {ARMS[-1]: "approaches 1"},
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "As the paper shows, the learnt rates fall with N (0.38 to 0.05 in the mean, all but the first layer's from near "
+    "0.5) and so does the epistemic standard deviation (0.88 to 0.39); that the aleatoric one approaches 1 does not "
+    "show, it stays between 1.1 and 1.2."
+)
 PASSES, EPOCH = 20, 2000
 
 

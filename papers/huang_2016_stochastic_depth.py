@@ -4,9 +4,9 @@ The paper trains a ResNet of 110 layers on CIFAR-10 with residual branches dropp
 linearly to 0.5: 5.25 % in place of 6.41 %, and a quarter of the training time saved where dropped branches are not
 computed. `StochasticDepth` is that rule, but computes all; `SkipPath` computes the branches for a part of the samples
 only, in place of a part of the batches. Here a small residual network (8 blocks of two 3 x 3 convolutions of 16
-channels with batch normalization, at 14 x 14) is trained on a part of Fashion-MNIST with Adam; a tenth of its depth and
-of the paper's epochs. The time is the processor's for training epochs of the three in turn, compilation not counted, as
-a multiple of that without dropping; the mean rate of the blocks is 0.28.
+channels with batch normalization, at 14 x 14) is trained on a part of Fashion-MNIST with Adam, for 15 epochs, a
+fraction of the paper's training. The time is the processor's for training epochs of the three in turn, compilation not
+counted, as a multiple of that without dropping; the mean rate of the blocks is 0.28.
 """
 
 import time
@@ -25,14 +25,18 @@ ARMS = ("all",)
 ROWS = ("none", "StochasticDepth", "SkipPath")
 BUDGETS = {
     "short": {"seeds": 1, "images": 100, "channels": 2, "blocks": 2, "epochs": 1, "rounds": 1},
-    "usual": {"seeds": 5, "images": 1000, "channels": 16, "blocks": 8, "epochs": 10, "rounds": 3},
+    "usual": {"seeds": 5, "images": 1000, "channels": 16, "blocks": 8, "epochs": 15, "rounds": 3},
     "full": {"seeds": 5, "images": 60_000, "channels": 16, "blocks": 54, "epochs": 100, "rounds": 3},
 }
 PUBLISHED = {
     "test error, %": dict.fromkeys(ROWS) | {"StochasticDepth": "6.41 to 5.25, on CIFAR-10"},
     "time of training, a multiple": dict.fromkeys(ROWS) | {"SkipPath": "0.75"},
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "SkipPath takes 0.74 of the time of training (0.72 to 0.75), as much less as the paper saves with the same rates; "
+    "what stochastic depth does to the error, 300 updates and five seeds do not tell (between 22 and 41 % in each "
+    "single run)."
+)
 
 
 def network(row, shape, run):
@@ -40,7 +44,10 @@ def network(row, shape, run):
     x = layers.Conv2D(run.budget.channels, 3, 2, "same", activation="relu")(x)
     for rate in linear_rates(0.5, run.budget.blocks):
         convolutions = [
-            [layers.Conv2D(run.budget.channels, 3, padding="same", use_bias=False), layers.BatchNormalization()]
+            [
+                layers.Conv2D(run.budget.channels, 3, padding="same", use_bias=False),
+                layers.BatchNormalization(momentum=0.9),
+            ]
             for _ in range(2)
         ]
         branch = keras.Sequential([keras.Input(x.shape[1:]), *convolutions[0], layers.ReLU(), *convolutions[1]])

@@ -27,7 +27,10 @@ BUDGETS = {
 PUBLISHED = {
     "test error, %": {"constant": None, "curriculum": "less than constant", "annealed": "more", "none": "the most"}
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "Curriculum dropout is not better than constant rates here (+0.13 [-0.06, +0.32]), against the paper; that "
+    "annealed dropout is worse (+1.68 [+1.49, +1.87]), nearly as without dropout, agrees."
+)
 
 
 def measure(run):

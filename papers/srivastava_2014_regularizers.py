@@ -22,7 +22,10 @@ BUDGETS = {
     "full": {"seeds": 5, "images": 60_000, "shrunk": 1, "epochs": 200},
 }
 PUBLISHED = {"test error, %": dict(zip(ARMS, (1.62, 1.60, 1.35, 1.25, 1.05), strict=True))}
-CONCLUSION = ""
+CONCLUSION = (
+    "Dropout with either partner is far better than the regularizers without it, as in the paper; among those there "
+    "is no difference at this budget, and dropout's better partner is L2 here, max-norm there."
+)
 
 
 def measure(run):

@@ -29,7 +29,10 @@ PUBLISHED = {
         "max-pooling dropout, inferred by scaled max pooling": "more",
     }
 }
-CONCLUSION = ""
+CONCLUSION = (
+    "The paper's order does not show: with 2000 images max-pooling dropout is not better than max pooling (+0.37 "
+    "[-0.08, +0.82]); weighted pooling is better than scaled max pooling by 0.13, and no different from max pooling."
+)
 RATE = 0.5
 
 
