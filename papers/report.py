@@ -5,6 +5,7 @@ import collections
 import importlib
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def write(results, docs):
                 found = json.loads(path.read_text())
                 script = importlib.import_module(f"papers.{name}")
                 sections.append(section(script, name, path.stem, found))
-                summary.append(summarized(script, path.stem, found))
+                summary.append(summarized(script, found))
                 picture(script, measured(found["runs"]), docs / "papers" / f"{path.stem}.png")
     (docs / "papers.md").write_text("\n".join([INTRODUCTION, markdown(summary), *sections]))
 
@@ -111,10 +112,18 @@ def minutes(found):
     return f"{sum(run['seconds'] for run in found['runs']) / 60:.1f}"
 
 
-def summarized(script, stem, found):
+def summarized(script, found):
     title, _ = paragraphs(script)
-    anchor = f"[{title}](#{stem.replace('.', '-')})"
-    return [anchor, script.CONCLUSION, len(found["runs"]), minutes(found), BACKENDS[found["backend"]], source(found)]
+    # What GitHub and the site make of the heading.
+    anchor = re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+    return [
+        f"[{title}](#{anchor})",
+        script.CONCLUSION,
+        len(found["runs"]),
+        minutes(found),
+        BACKENDS[found["backend"]],
+        source(found),
+    ]
 
 
 def section(script, name, stem, found):
@@ -123,7 +132,7 @@ def section(script, name, stem, found):
     budget = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["budget"].items())
     return "\n".join(
         [
-            f'\n<a id="{stem.replace(".", "-")}"></a>\n\n## {title}\n\n{text}\n',
+            f"\n## {title}\n\n{text}\n",
             f"**{script.CONCLUSION}**\n",
             table(script, found["runs"]),
             f"![{title}](papers/{stem}.png)\n",
