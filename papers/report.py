@@ -22,7 +22,7 @@ def scripts():
 
 def write(results, docs):
     """Writes `papers.md`, and a figure of each script in `papers/`, of what there is in a folder of results."""
-    sections, summary = [], [["result", "what came out", "runs", "minutes", "backend", "data"]]
+    sections, summary = [], [["result", "what came out"]]
     (docs / "papers").mkdir(parents=True, exist_ok=True)
     for name in scripts():
         for budget in ("usual", "full", "short"):
@@ -116,14 +116,7 @@ def summarized(script, found):
     title, _ = paragraphs(script)
     # What GitHub and the site make of the heading.
     anchor = re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
-    return [
-        f"[{title}](#{anchor})",
-        script.CONCLUSION,
-        len(found["runs"]),
-        minutes(found),
-        BACKENDS[found["backend"]],
-        source(found),
-    ]
+    return [f"[{title}](#{anchor})", script.CONCLUSION]
 
 
 def section(script, name, stem, found):
