@@ -11,6 +11,7 @@ from catalog import ROWS
 from layers import FLOOR, KERAS, LAYERS, NONE, OURS
 from networks import NETWORKS
 
+from keras_dropouts.comparison.task import Task
 from keras_dropouts.keras_internals import all_layers
 
 
@@ -60,6 +61,6 @@ def test_dropout_is_placed_where_the_name_says():
     numbers = []
     for make, after in placement.PLACES.values():
         place = functools.partial(placement.place, make=functools.partial(make, 0.5), after=after)
-        model = placement.small_model((8, 8, 1), 10, 0.0, 1.0, place)
+        model = placement.small_model((8, 8, 1), Task("classification", "accuracy", 10), 0.0, 1.0, place)
         numbers.append([type(layer) for layer in all_layers(model)].count(make))
     assert numbers == [2, 1]
