@@ -1,5 +1,7 @@
 """The figures that several scripts draw."""
 
+from matplotlib.ticker import LogFormatter
+
 
 def dots(axes, measured, rows, measure):
     """Draws a dot for each seed and a line for the mean, of each row that was measured, one below the other."""
@@ -19,7 +21,8 @@ def curves(axes, measured, rows, measure, label):
         curve = measured[row][measure].mean(0)
         axes.plot(range(1, len(curve) + 1), curve, color=f"C{i}", label=row)
     axes.set(xlabel="epoch", ylabel=label, yscale="log")
-    for of_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        of_ticks("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    # Over a decade and a half, the numbers between its powers would lie on each other.
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.grid(alpha=0.3, which="both")
     axes.legend()

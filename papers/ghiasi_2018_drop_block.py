@@ -16,7 +16,7 @@ from keras import layers, ops
 from keras.optimizers.schedules import PolynomialDecay
 
 from keras_dropouts import Cutout, DropBlock2D, Dropout, SpatialDropout2D
-from papers import data
+from papers import data, figures
 from papers.run import test_error
 
 DATA = "fashion_mnist"
@@ -90,14 +90,6 @@ def measure(run):
 
 
 def draw(figure, measured):
-    panels = figure.subplots(1, 2)
-    for i, row in enumerate(row for row in ARMS if row in measured):
-        curve = measured[row]["losses"].mean(0)
-        (line,) = panels[0].plot(range(1, len(curve) + 1), curve, label=row)
-        errors = measured[row]["test error, %"]
-        panels[1].plot(errors, [i] * len(errors), ".", color=line.get_color())
-        panels[1].plot(errors.mean(), i, "|", color=line.get_color(), markersize=20)
-    panels[0].set(xlabel="epoch", ylabel="training loss, dropout on", yscale="log")
-    panels[0].legend(fontsize="small")
-    panels[1].set(xlabel="test error, %", yticks=[])
-    panels[1].invert_yaxis()
+    left, right = figure.subplots(1, 2)
+    figures.curves(left, measured, ARMS, "losses", "training loss, dropout on")
+    figures.dots(right, measured, ARMS, "test error, %")

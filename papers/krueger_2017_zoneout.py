@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_dropouts import RecurrentDropout, RNNDrop, VariationalRNNDropout, Zoneout
-from papers import data
+from papers import data, figures
 from papers.run import test_error
 
 DATA = "mnist"
@@ -61,14 +61,6 @@ def measure(run):
 
 
 def draw(figure, measured):
-    panels = figure.subplots(1, 2)
-    for i, row in enumerate(row for row in ARMS if row in measured):
-        curve = measured[row]["losses"].mean(0)
-        (line,) = panels[0].plot(range(1, len(curve) + 1), curve, label=row)
-        errors = measured[row]["test error, %"]
-        panels[1].plot(errors, [i] * len(errors), ".", color=line.get_color())
-        panels[1].plot(errors.mean(), i, "|", color=line.get_color(), markersize=20)
-    panels[0].set(xlabel="epoch", ylabel="training loss, dropout on", yscale="log")
-    panels[0].legend()
-    panels[1].set(xlabel="test error, %", yticks=[])
-    panels[1].invert_yaxis()
+    left, right = figure.subplots(1, 2)
+    figures.curves(left, measured, ARMS, "losses", "training loss, dropout on")
+    figures.dots(right, measured, ARMS, "test error, %")
